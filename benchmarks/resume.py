@@ -1,0 +1,128 @@
+"""Opening a large index, and resuming anywhere in it.
+
+    python benchmarks/resume.py --folder runs/bench/large --samples 10000000
+
+Makes the index of a shard set of so many samples once; its tars are sparse files of zeros. Then
+opens it, and reads the first batch at several steps; says seconds by the clock and of processor
+time (of all threads: on a busy machine the sounder figure), and the process's peak memory.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.index import notes_metadata
+from shards.order import Position
+from shards.schema import INDEX_COLUMNS, ImageSpec, Manifest, ShardInfo, SplitInfo, to_json
+from shards.shardset import open_shards
+from shards.stream import Stream
+
+IMAGE = ImageSpec(shape=(1, 16, 16), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
+STRIDE = 2048
+PER_SHARD = 4096
+BATCH = 64
+
+
+def make(folder: Path, num_samples: int) -> None:
+    """Write indices, manifest and sparse tars."""
+    folder.mkdir(parents=True, exist_ok=True)
+    crc = google_crc32c.value(bytes(int(np.prod(IMAGE.shape))))
+    shards = [
+        _shard(folder, start, min(PER_SHARD, num_samples - start), crc)
+        for start in range(0, num_samples, PER_SHARD)
+    ]
+    info = SplitInfo(
+        num_samples=num_samples,
+        num_neurons=num_samples // 20,
+        class_counts={},
+        shards=tuple(shards),
+    )
+    manifest = Manifest(
+        schema_version=1,
+        class_names=("a", "b"),
+        image=IMAGE,
+        splits={"train": info},
+        mean=(0.0,),
+        std=(1.0,),
+        pack={},
+        dataset={},
+    )
+    (folder / "manifest.json").write_text(json.dumps(to_json(manifest)))
+
+
+def _shard(folder: Path, start: int, count: int, crc: int) -> ShardInfo:
+    rows = np.arange(start, start + count)
+    rng = np.random.default_rng(start)
+    columns = {
+        "key": pa.array([f"synapse-{row:010d}" for row in rows]),
+        "neuron_id": rng.integers(0, 2**60, count // 20 + 1)[(rows - start) // 20],
+        "label": (rows % 3 > 0).astype(np.int16),
+        "offset": (rows - start) * STRIDE,
+        "length": np.full(count, int(np.prod(IMAGE.shape))),
+        "crc32c": np.full(count, crc),
+    }
+    for name, kind in INDEX_COLUMNS.items():
+        if name not in columns:
+            text = pa.types.is_string(kind)
+            columns[name] = pa.array(["made"] * count) if text else rng.integers(0, 2**30, count)
+    arrays = [pa.array(columns[name]).cast(kind) for name, kind in INDEX_COLUMNS.items()]
+    table = pa.table(arrays, schema=pa.schema(list(INDEX_COLUMNS.items())))
+    stem = f"train-{start // PER_SHARD:06d}"
+    index = folder / f"{stem}.index.parquet"
+    pq.write_table(table.replace_schema_metadata(notes_metadata({})), index, compression="zstd")
+    with (folder / f"{stem}.tar").open("wb") as tar:
+        tar.truncate(count * STRIDE)
+    return ShardInfo(
+        name=f"{stem}.tar",
+        bytes=count * STRIDE,
+        sha256="",
+        index_name=index.name,
+        index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
+        num_samples=count,
+        class_counts={},
+    )
+
+
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    clock, processor = time.perf_counter(), time.process_time()
+    yield
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    print(f"{what}: {clock:.2f} s, {processor:.2f} s of processor time")
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/large"))
+    parser.add_argument("--samples", type=int, default=10_000_000)
+    args = parser.parse_args()
+    if not (args.folder / "manifest.json").exists():
+        make(args.folder, args.samples)
+    with open_shards(str(args.folder)) as shards:
+        with _timed(f"index of {args.samples} samples opened"):
+            shards.index("train")
+        last = args.samples // BATCH - 1
+        for step in (10, last // 10, last):
+            position = Position(epoch=3, step=step)
+            with (
+                _timed(f"first batch at step {step}"),
+                Stream(shards, "train", batch_size=BATCH, position=position) as stream,
+            ):
+                next(stream)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"peak memory {peak:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Honest evaluation of synapse predictions, free of torch."""

@@ -1,0 +1,93 @@
+"""Evaluate predictions, ours or any model's.
+
+    python -m eval RUN|PREDICTIONS [OTHER …] [--out FOLDER]    metrics.json and report.html
+    python -m eval compare RUN OTHER [OTHER …] [--out FOLDER]  the same, two at least
+    python -m eval export RUN|PREDICTIONS --out FOLDER         a Neuroglancer annotation layer
+
+Example: python -m eval runs/demo/2d runs/demo/3d --out runs/demo
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from eval.commands import Sources, evaluate_paths, export_path
+from eval.evaluate import Options
+from shards.command import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Write metrics.json and report.html, with everything measured on test and tuned on val.
+
+    Example: python -m eval runs/demo/2d runs/demo/3d --out runs/demo
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, or predictions (parquet; CSV of synapse_id, probability, label, neuron)."""
+    compare: tuple[Path, ...] = ()
+    """More of them, to compare with."""
+    out: Path | None = None
+    """Where the two files go; the first run's folder unless given."""
+    criterion: Literal["balanced_accuracy", "accuracy", "f1", "mcc"] = "balanced_accuracy"
+    """What the threshold maximises on validation."""
+    data: str | None = None
+    """Shard set of the predictions; the noted one unless given."""
+    use_data: bool = True
+    """Open the shard set: for pictures, baselines, and the audit of all splits."""
+    images: bool = True
+    """Read images: for the gallery, the image baseline and image duplicates."""
+    tags: Path | None = None
+    """Table with synapse_id (or id) and tag, the target compartment: parquet or CSV."""
+    segmentation: str | None = None
+    """Precomputed segmentation for the Neuroglancer links."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a Neuroglancer precomputed annotation layer, points coloured by class.
+
+    Example: python -m eval export runs/demo/3d/predictions/test.parquet --out runs/demo/layer
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (its test predictions) or a predictions file; labels are not needed."""
+    out: Path
+    """Folder of the layer."""
+
+
+def main(args: list[str]) -> None:
+    """Do what the arguments say."""
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(f"{__doc__}\nOptions: python -m eval compare --help\n")
+    elif args[0] == "export":
+        asked = tyro.cli(Export, args=args[1:], prog="python -m eval export")
+        export_path(asked.path, asked.out)
+    elif args[0] == "compare":
+        _evaluate(args[1:], at_least=2)
+    else:
+        _evaluate(args, at_least=1)
+
+
+def _evaluate(args: list[str], *, at_least: int) -> None:
+    asked = tyro.cli(Evaluate, args=args, prog="python -m eval")
+    paths = (*asked.paths, *asked.compare)
+    if len(paths) < at_least:
+        raise ValueError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
+    sources = Sources(
+        paths=paths,
+        data=asked.data,
+        use_data=asked.use_data,
+        tags=asked.tags,
+        segmentation=asked.segmentation,
+    )
+    options = Options(criterion=asked.criterion, images=asked.images)
+    command = ["python", "-m", "eval", *sys.argv[1:]]
+    evaluate_paths(sources, options, out=asked.out, command=command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

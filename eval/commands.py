@@ -1,0 +1,77 @@
+"""What the command line does: open the subjects, evaluate each, write the page."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eval.evaluate import Evaluation, Options, evaluate
+from eval.export import SHADER, layer_of, write_layer
+from eval.predictions import read_predictions
+from eval.report import document_of, headline, write_report
+from eval.subject import Subject, open_subject, read_tags
+from shards.progress import progress
+
+STEPS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """What is evaluated and what else is known about it."""
+
+    paths: tuple[Path, ...]
+    data: str | None = None
+    use_data: bool = True
+    tags: Path | None = None
+    segmentation: str | None = None
+
+
+def evaluate_paths(
+    sources: Sources, options: Options, *, out: Path | None, command: list[str]
+) -> None:
+    """Evaluate runs or predictions files; write metrics.json and report.html; print headlines."""
+    tags = read_tags(sources.tags) if sources.tags else None
+    subjects = [
+        replace(open_subject(path, data=sources.data, use_data=sources.use_data), tags=tags)
+        for path in sources.paths
+    ]
+    found = [_evaluate(subject, options) for subject in with_names(subjects)]
+    document = document_of(found, command)
+    _, page = write_report(
+        found,
+        document,
+        out or subjects[0].folder,
+        images=options.images,
+        segmentation=sources.segmentation,
+        now=datetime.now(UTC),
+    )
+    headline(document, print)
+    print(f"report: {page}")
+
+
+def _evaluate(subject: Subject, options: Options) -> Evaluation:
+    with progress(f"evaluate {subject.name}", STEPS) as advance:
+        return evaluate(subject, options, lambda step: advance(1, step))
+
+
+def with_names(subjects: list[Subject]) -> list[Subject]:
+    """Tell subjects of the same name apart by their folders, then by number."""
+    counts = Counter(subject.name for subject in subjects)
+    named = [
+        replace(s, name=f"{s.folder.resolve().name}/{s.name}") if counts[s.name] > 1 else s
+        for s in subjects
+    ]
+    again = Counter(subject.name for subject in named)
+    return [
+        replace(s, name=f"{s.name} ({place + 1})") if again[s.name] > 1 else s
+        for place, s in enumerate(named)
+    ]
+
+
+def export_path(path: Path, out: Path) -> None:
+    """Write a predictions file, or a run's test predictions, as a Neuroglancer layer."""
+    file = path / "predictions" / "test.parquet" if path.is_dir() else path
+    frame, info = read_predictions(file)
+    write_layer(out, layer_of(frame, info, where=str(file)), info.class_names)
+    print(f"{len(frame):,} annotations in {out}: serve it, add the layer precomputed://URL, and")
+    print(f"colour it by the shader {SHADER}")

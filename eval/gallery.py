@@ -1,0 +1,173 @@
+"""Synapses to look at: which ones, their pictures, and where they are in Neuroglancer."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from eval.baselines import Images
+from eval.bootstrap import SEED, Scored
+from eval.evaluate import Evaluation
+from eval.predictions import Floats, Ints
+from eval.subject import Subject, images_of, rows_in_index
+
+PER_GROUP = {"patch": 12, "cube": 6}
+QUALITY = 75
+NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
+PUBLIC = ("http://", "https://", "s3://", "gs://")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """Pictures of one image: sections one below the other, and two planes through the centre."""
+
+    sections: str  # a data URI
+    num_sections: int
+    width: int  # pixels of a section
+    height: int
+    xz: str | None = None
+    yz: str | None = None
+    depth: int = 0  # what z takes in the planes, in pixels of a section
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """One pictured synapse."""
+
+    stack: Stack
+    name: str
+    neuron: str
+    true: str
+    predicted: str
+    right: bool
+    probabilities: tuple[tuple[str, float], ...]
+    link: str | None
+
+
+def choose_rows(scored: Scored, probabilities: Floats, count: int) -> dict[str, Ints]:
+    """Return rows to show by group: drawn right and wrong, the surest wrong, the least sure."""
+    rng = np.random.default_rng(SEED)
+    predicted = scored.predicted
+    right = predicted == scored.labels
+    sure = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    wrong = np.flatnonzero(~right)
+    top = np.sort(probabilities, axis=1)
+    return {
+        "Right (drawn at random)": _some(np.flatnonzero(right), count, rng),
+        "Wrong (drawn at random)": _some(wrong, count, rng),
+        "Most confident and wrong": wrong[np.argsort(-sure[wrong], kind="stable")][:count],
+        "Most uncertain": np.argsort(top[:, -1] - top[:, -2], kind="stable")[:count],
+    }
+
+
+def _some(rows: Ints, count: int, rng: np.random.Generator) -> Ints:
+    drawn: Ints = np.sort(rng.permutation(rows)[:count])
+    return drawn
+
+
+def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]]:
+    """Return the cards of every group; the subject must have a shard set."""
+    subject, test = found.subject, found.test
+    assert subject.shards is not None
+    image = subject.shards.manifest.image
+    groups = choose_rows(test, found.calibrated, PER_GROUP[image.view])
+    groups["At odds with a sure neuron"] = found.odd_rows[: PER_GROUP[image.view]]
+    rows = np.unique(np.concatenate(list(groups.values())))
+    frame = subject.test.frame.iloc[rows].reset_index(drop=True)
+    images = images_of(subject, "test", rows_in_index(subject, "test", frame))
+    stretch = image.voxel_size_nm[0] / image.voxel_size_nm[2]
+    links = [neuroglancer_link(subject, frame.iloc[i], segmentation) for i in range(len(rows))]
+    cards = {
+        int(row): _card(found, int(row), draw(images[place], stretch), links[place])
+        for place, row in enumerate(rows)
+    }
+    return {name: [cards[int(row)] for row in own] for name, own in groups.items() if len(own)}
+
+
+def _card(found: Evaluation, row: int, stack: Stack, link: str | None) -> Card:
+    names = found.subject.info.class_names
+    record = found.subject.test.frame.iloc[row]
+    predicted, true = int(found.test.predicted[row]), int(found.test.labels[row])
+    shown = zip(names, found.test.probabilities[row].tolist(), strict=True)
+    return Card(
+        stack=stack,
+        name=str(record["synapse_id"] if "synapse_id" in record else record["key"]),
+        neuron=str(record.get("neuron_id", "")),
+        true=names[true],
+        predicted=names[predicted],
+        right=predicted == true,
+        probabilities=tuple(shown),
+        link=link,
+    )
+
+
+def draw(image: Images, stretch: float) -> Stack:
+    """Return pictures of an image (c, [z], y, x), of its first channel; `stretch` is z per x."""
+    first = image[0]
+    if first.ndim == 2:
+        height, width = first.shape
+        return Stack(sections=encode(first), num_sections=1, width=width, height=height)
+    depth, height, width = first.shape
+    return Stack(
+        sections=encode(first.reshape(depth * height, width)),
+        num_sections=depth,
+        width=width,
+        height=height,
+        xz=encode(first[:, height // 2]),
+        yz=encode(first[:, :, width // 2].T),
+        depth=round(depth * stretch),
+    )
+
+
+def encode(pixels: Images) -> str:
+    """Return grey pixels (y, x) as a WebP data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def neuroglancer_link(
+    subject: Subject, record: "pd.Series[Any]", segmentation: str | None
+) -> str | None:
+    """Return a link to the synapse's place, None where the volume is not a public one."""
+    source = volume_source(subject)
+    if source is None or "center_x_nm" not in record:
+        return None
+    nm = [float(record[f"center_{axis}_nm"]) for axis in "xyz"]
+    layers: list[dict[str, Any]] = [{"type": "image", "source": source, "name": "EM"}]
+    if segmentation:
+        roots = [str(record[name]) for name in ("pre_root_id", "post_root_id") if record.get(name)]
+        layers.append(
+            {
+                "type": "segmentation",
+                "source": f"precomputed://{segmentation.removeprefix('precomputed://')}",
+                "segments": roots,
+                "name": "segmentation",
+            }
+        )
+    state = {
+        "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
+        "position": nm,
+        "crossSectionScale": 4,
+        "projectionScale": 20000,
+        "layers": layers,
+        "layout": "4panel",
+    }
+    return NEUROGLANCER + quote(json.dumps(state, separators=(",", ":")))
+
+
+def volume_source(subject: Subject) -> str | None:
+    """Return the Neuroglancer source of the volume that the samples were cut from, if public."""
+    if subject.shards is None:
+        return None
+    volume = subject.shards.manifest.dataset.get("config", {}).get("volume", {})
+    path = str(volume.get("path", "")).removeprefix("precomputed://")
+    if volume.get("format", "precomputed") != "precomputed" or not path.startswith(PUBLIC):
+        return None
+    return f"precomputed://{path}"

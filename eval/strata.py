@@ -1,0 +1,116 @@
+"""Scores of parts of the test split, so that an easy part cannot hide a hard one."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from eval.bootstrap import Scored, score
+from eval.predictions import Floats
+
+CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
+SMALLEST_STRATUM = 20
+PARTS = 4
+REPLICATES = 1000
+Mask = NDArray[np.bool_]
+
+
+def strata(frame: pd.DataFrame, train_centers: Floats | None) -> Iterator[tuple[str, str, Mask]]:
+    """Yield (what, which, mask (n,)) for all that the table tells.
+
+    Numbers are cut into parts of equal size, words into their values; parts of fewer than
+    `SMALLEST_STRATUM` samples are left out.
+    """
+    numbers = {"synapse size": _column(frame, "size")}
+    if all(name in frame for name in CENTERS):
+        numbers["depth (y), µm"] = frame["center_y_nm"].to_numpy(np.float64) / 1000.0
+        if train_centers is not None and len(train_centers):
+            places = frame[CENTERS].to_numpy(np.float64)
+            nearest = cKDTree(train_centers).query(np.nan_to_num(places))[0]
+            numbers["distance to nearest training sample, µm"] = nearest / 1000.0
+    for what, values in numbers.items():
+        yield from ((what, which, mask) for which, mask in _parts(values))
+    for what, name in (("label tier", "label_tier"), ("target compartment", "tag")):
+        if name in frame:
+            yield from ((what, which, mask) for which, mask in _values(frame[name]))
+    if "qc_flags" in frame:
+        yield from (("QC flag", which, mask) for which, mask in _flags(frame["qc_flags"]))
+
+
+def score_strata(
+    scored: Scored, frame: pd.DataFrame, train_centers: Floats | None
+) -> list[dict[str, Any]]:
+    """Return a row a stratum: what, which, synapses, neurons, accuracies with intervals."""
+    rows = []
+    found_strata = list(strata(frame, train_centers))
+    parts = Counter(what for what, _, _ in found_strata)
+    for what, which, mask in found_strata:
+        if parts[what] == 1 and mask.all():
+            continue
+        part = subset(scored, mask)
+        found = score(part, ranks=False, num=REPLICATES)
+        rows.append(
+            {
+                "what": what,
+                "which": which,
+                "synapses": len(part.labels),
+                "neurons": part.num_groups,
+                "class_counts": np.bincount(
+                    part.labels, minlength=scored.probabilities.shape[1]
+                ).tolist(),
+                "balanced_accuracy": asdict(found["balanced_accuracy"]),
+                "accuracy": asdict(found["accuracy"]),
+            }
+        )
+    return rows
+
+
+def subset(scored: Scored, mask: Mask) -> Scored:
+    """Return the samples of a mask (n,), their neurons numbered anew."""
+    present, groups = np.unique(scored.groups[mask], return_inverse=True)
+    return replace(
+        scored,
+        labels=scored.labels[mask],
+        probabilities=scored.probabilities[mask],
+        groups=groups,
+        num_groups=len(present),
+    )
+
+
+def _column(frame: pd.DataFrame, name: str) -> Floats:
+    return frame[name].to_numpy(np.float64) if name in frame else np.full(len(frame), np.nan)
+
+
+def _parts(values: Floats) -> Iterator[tuple[str, Mask]]:
+    known = np.isfinite(values)
+    if not known.any() or np.ptp(values[known]) == 0:
+        return
+    edges = np.unique(np.quantile(values[known], np.linspace(0.0, 1.0, PARTS + 1)))
+    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    for part, (low, high) in enumerate(pairwise(edges)):
+        mask = known & (place == part)
+        if mask.sum() >= SMALLEST_STRATUM:
+            yield f"{low:,.4g} to {high:,.4g}", mask
+
+
+def _values(column: pd.Series) -> Iterator[tuple[str, Mask]]:
+    counts = column.value_counts()
+    for value in sorted(counts[counts >= SMALLEST_STRATUM].index):
+        if str(value):
+            yield str(value), (column == value).to_numpy(bool)
+
+
+def _flags(column: pd.Series) -> Iterator[tuple[str, Mask]]:
+    codes, texts = pd.factorize(column.astype("string").fillna(""))
+    flags = sorted({flag for text in texts for flag in str(text).split(",") if flag})
+    for flag in [*flags, ""]:
+        held = np.array([flag in str(text).split(",") for text in texts])
+        mask = held[codes]
+        if mask.sum() >= SMALLEST_STRATUM:
+            yield flag or "none", mask

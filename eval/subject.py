@@ -1,0 +1,279 @@
+"""What is evaluated: the predictions of a run or of any model, and what is known about them."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.baselines import Images, Tables
+from eval.bootstrap import Scored
+from eval.predictions import Floats, Ints, PredictionsInfo, probability_matrix, read_predictions
+from shards.files import read_json
+from shards.schema import IDENTITY_COLUMNS, UNLABELLED
+from shards.shardset import ShardSet, open_shards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One split: its labelled rows, ready to be scored, with their table."""
+
+    frame: pd.DataFrame  # (n) labelled rows
+    scored: Scored  # with no threshold yet
+    neuron_ids: Ints  # (m,) of the groups; 0 where a synapse stands for itself
+    num_unlabelled: int
+    num_alone: int  # synapses without a known neuron, each its own group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """Predictions on test, on validation where there are any, and the data they are of."""
+
+    name: str
+    path: Path  # of the test predictions
+    folder: Path  # where results go
+    info: PredictionsInfo
+    test: Part
+    val: Part | None
+    stress: dict[str, Part] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)  # run.json
+    shards: ShardSet | None = None
+    tags: dict[int, str] | None = None  # target compartment by synapse
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.info.class_names)
+
+
+def open_subject(path: Path, *, data: str | None = None, use_data: bool = True) -> Subject:
+    """Return what stands at `path`: a run's folder, or a predictions file (parquet or CSV).
+
+    `data` is the shard set's URL where it is not the one that was noted; without `use_data` no
+    shard set is opened, and pictures and training-based baselines are left out.
+    """
+    subject = _open_run(path) if path.is_dir() else _open_file(path)
+    url = data or subject.run.get("data_url") or subject.info.data_url
+    if not use_data or not url:
+        return subject
+    shards = open_shards(str(url))
+    noted = subject.info.manifest_sha256 or subject.run.get("manifest_sha256")
+    if noted and noted != shards.manifest_sha256:
+        raise ValueError(
+            f"{subject.path} was predicted on a shard set whose manifest has SHA-256 {noted[:12]}…"
+            f", {shards.url} has {shards.manifest_sha256[:12]}…; give that set by --data, predict "
+            "again, or evaluate without it by --no-use-data"
+        )
+    return replace(subject, shards=shards)
+
+
+def _open_run(folder: Path) -> Subject:
+    cure = "give a run's folder or a predictions file"
+    run = read_json(folder / "run.json", what="run description", cure=cure)
+    places = folder / "predictions"
+    test_path, val_path = places / "test.parquet", places / "val.parquet"
+    if not test_path.is_file():
+        raise ValueError(
+            f"{test_path}: no predictions on test; make them by "
+            f"`python -m trainer predict {folder} --split val test`"
+        )
+    frame, info = read_predictions(test_path)
+    stress = {
+        file.name.split(".")[1]: _stressed(file, info)
+        for file in sorted(places.glob("test.*.parquet"))
+    }
+    return Subject(
+        name=folder.resolve().name,
+        path=test_path,
+        folder=folder,
+        info=info,
+        test=make_part(frame, info, where=str(test_path)),
+        val=_read_val(val_path, info) if val_path.is_file() else None,
+        stress=stress,
+        run=run,
+    )
+
+
+def _open_file(path: Path) -> Subject:
+    frame, info = read_predictions(path)
+    val: Part | None = None
+    splits = set(frame["split"].dropna().unique()) if "split" in frame else set()
+    if "test" in splits:
+        if "val" in splits:
+            rows = frame[frame["split"] == "val"].reset_index(drop=True)
+            val = make_part(rows, info, where=f"{path}, val")
+        frame = frame[frame["split"] == "test"].reset_index(drop=True)
+    beside = path.with_name(f"val{path.suffix}")
+    if val is None and path.stem == "test" and beside.is_file():
+        val = _read_val(beside, info)
+    return Subject(
+        name=path.stem,
+        path=path,
+        folder=path.parent,
+        info=info,
+        test=make_part(frame, info, where=str(path)),
+        val=val,
+    )
+
+
+def _read_val(path: Path, info: PredictionsInfo) -> Part:
+    frame, own = read_predictions(path)
+    if own.class_names != info.class_names:
+        raise ValueError(
+            f"{path} has classes {', '.join(own.class_names)}, test has "
+            f"{', '.join(info.class_names)}; predict both with the same model"
+        )
+    return make_part(frame, info, where=str(path))
+
+
+def _stressed(path: Path, info: PredictionsInfo) -> Part:
+    frame, _ = read_predictions(path)
+    return make_part(frame, info, where=str(path))
+
+
+def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part:
+    """Return the labelled rows of a checked table; too little to score is a `ValueError`."""
+    labelled = (frame["label"] != UNLABELLED).to_numpy()
+    num_unlabelled = int((~labelled).sum())
+    if num_unlabelled:
+        frame = frame[labelled].reset_index(drop=True)
+    labels = frame["label"].to_numpy(np.int64)
+    counts = np.bincount(labels, minlength=len(info.class_names))
+    if (counts == 0).any():
+        empty = ", ".join(np.array(info.class_names)[counts == 0])
+        raise ValueError(
+            f"{where}: no labelled sample of class {empty} among {len(labels)}; every class must "
+            "occur to be scored, predict a split that has them"
+        )
+    ids = _neuron_column(frame, where=where)
+    groups, neuron_ids, num_alone = _number_neurons(ids)
+    if len(neuron_ids) < 2:
+        raise ValueError(
+            f"{where}: all {len(labels)} samples are of one neuron, {ids[0]}; intervals need "
+            "neurons to draw from, predict samples of several"
+        )
+    scored = Scored(
+        labels=labels,
+        probabilities=probability_matrix(frame, info.class_names),
+        groups=groups,
+        num_groups=len(neuron_ids),
+        tau=None,
+    )
+    return Part(
+        frame=frame,
+        scored=scored,
+        neuron_ids=neuron_ids,
+        num_unlabelled=num_unlabelled,
+        num_alone=num_alone,
+    )
+
+
+def _neuron_column(frame: pd.DataFrame, *, where: str) -> Ints:
+    for name in ("neuron_id", "pre_root_id"):
+        if name in frame:
+            return frame[name].to_numpy(np.int64)
+    raise ValueError(
+        f"{where}: no neuron_id (or pre_root_id) column; add it, synapses of one neuron are not "
+        "independent and intervals go by neurons"
+    )
+
+
+def _number_neurons(ids: Ints) -> tuple[Ints, Ints, int]:
+    """Return each row's group, the groups' ids, and how many rows (id 0) stand for themselves."""
+    alone = np.flatnonzero(ids == 0)
+    known, groups = np.unique(ids, return_inverse=True)
+    if len(alone):
+        known = known[known != 0]
+        groups = np.searchsorted(known, ids)
+        groups[alone] = len(known) + np.arange(len(alone))
+    return groups, np.append(known, np.zeros(len(alone), np.int64)), len(alone)
+
+
+def tables_of(subject: Subject) -> Tables | None:
+    """Return the labelled tables of all splits for baselines; None without a shard set."""
+    if subject.shards is None:
+        return None
+    train = index_frame(subject.shards, "train")
+    val = subject.val.frame if subject.val else subject.test.frame.iloc[:0]
+    return Tables(
+        train=with_tags(subject, train[train["label"] != UNLABELLED].reset_index(drop=True)),
+        val=with_tags(subject, _complete(val)),
+        test=with_tags(subject, _complete(subject.test.frame)),
+        num_classes=subject.num_classes,
+    )
+
+
+def read_tags(path: Path) -> dict[int, str]:
+    """Return the target compartment by synapse id of a table (parquet or CSV)."""
+    frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    frame = frame.rename(columns={"target_id": "synapse_id"} if "target_id" in frame else {})
+    name = "synapse_id" if "synapse_id" in frame else "id"
+    if missing := [column for column in (name, "tag") if column not in frame]:
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)} among {', '.join(frame.columns)}; "
+            "give a table of synapse_id and tag"
+        )
+    return dict(zip(frame[name].tolist(), frame["tag"].astype(str).tolist(), strict=True))
+
+
+def with_tags(subject: Subject, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `tag`, empty where unknown, when tags were given."""
+    if subject.tags is None:
+        return frame
+    return frame.assign(tag=frame["synapse_id"].map(subject.tags).fillna(""))
+
+
+def index_frame(shards: ShardSet, split: str) -> pd.DataFrame:
+    """Return a split's identities, with `row`, its place in the split's index."""
+    table = shards.index(split).table.select([*IDENTITY_COLUMNS, "qc_flags"])
+    frame: pd.DataFrame = table.to_pandas()
+    return frame.assign(row=np.arange(len(frame)))
+
+
+def _complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give a table the columns that baselines read: 0 or NaN where predictions left them out."""
+    missing = {
+        name: 0 if name.endswith("_id") else np.nan
+        for name in (
+            "post_root_id",
+            "neuron_id",
+            "synapse_id",
+            "size",
+            "center_x_nm",
+            "center_y_nm",
+            "center_z_nm",
+        )
+        if name not in frame
+    }
+    return frame.assign(**missing)
+
+
+def rows_in_index(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:
+    """Return where in the shards' index each row of a predictions table stands; -1 if nowhere."""
+    assert subject.shards is not None
+    name = "key" if "key" in frame else "synapse_id"
+    known = pd.Index(subject.shards.index(split).column(name))
+    found: Ints = known.get_indexer(pd.Index(frame[name].to_numpy()))
+    return found
+
+
+def images_of(subject: Subject, split: str, rows: Ints) -> Images:
+    """Return images (b, c, [z], y, x) at rows of a split's index."""
+    assert subject.shards is not None
+    return subject.shards.read_images(split, rows)
+
+
+def box_nm(subject: Subject) -> tuple[float, float, float] | None:
+    """Return an image's extent in x, y, z, a patch being one section thick; None if unknown."""
+    if subject.shards is None:
+        return None
+    image = subject.shards.manifest.image
+    z, y, x = image.shape[1:] if image.view == "cube" else (1, *image.shape[1:])
+    vz, vy, vx = image.voxel_size_nm
+    return x * vx, y * vy, z * vz
+
+
+def centers_of(frame: pd.DataFrame) -> Floats:
+    """Return centres (n, 3) in x, y, z nm."""
+    return frame[["center_x_nm", "center_y_nm", "center_z_nm"]].to_numpy(np.float64)

@@ -1,0 +1,164 @@
+"""The command line of ingest: argument parsing only."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from ingest.config import load_job
+from ingest.inspect import count_lines, inspect_lines, plan_lines, run_lines
+from ingest.plan import plan_dataset
+from ingest.run import Task, run_dataset
+from shards.command import run_command
+
+Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
+
+
+def phantom_command(
+    out: Positional[Path],
+    *,
+    size: tuple[int, int, int] | None = None,
+    neurons: int | None = None,
+    synapses: int | None = None,
+    seed: int | None = None,
+    label_noise: float | None = None,
+    contrast: float | None = None,
+) -> None:
+    """Write the phantom: a made-up EM volume, its tables, and a job that ingests them.
+
+    What is not given is as in the default phantom, on which the demo runs.
+
+    Example: python -m ingest phantom runs/phantom --size 512 512 96 --synapses 60
+
+    Args:
+        out: the folder to write
+        size: voxels of 8×8×40 nm along x, y, z; multiples of 128, 128 and 16
+        neurons: presynaptic neurons, half of them excitatory
+        synapses: of all neurons together
+        seed: of everything that is random
+        label_noise: the part of the neurons whose class is wrong in the cell type table
+        contrast: of all structure, against a noise that stays the same
+    """
+    from ingest.phantom import PhantomConfig, write_phantom  # slow to import, and only for this
+
+    options = {
+        "size": size,
+        "neurons": neurons,
+        "synapses": synapses,
+        "seed": seed,
+        "label_noise": label_noise,
+        "contrast": contrast,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    write_phantom(out, PhantomConfig(**given))
+    print(f"phantom in {out}; next: python -m ingest plan {out / 'ingest.yaml'} --out DATASET")
+
+
+def plan_command(config: Positional[Path], *, out: Dataset) -> None:
+    """Decide everything a job will do: labels, splits, order, blocks; say what reading will cost.
+
+    The same plan again does nothing; another plan in its place is refused.
+
+    Example: python -m ingest plan runs/phantom/ingest.yaml --out runs/dataset
+
+    Args:
+        config: the job's YAML file
+        out: the data set's folder
+    """
+    document, was_there = plan_dataset(load_job(config), out)
+    print("\n".join(plan_lines(document)))
+    print(f"{'planned already' if was_there else 'planned'}: python -m ingest run {out}")
+
+
+def run_command_(
+    dataset: Positional[Dataset],
+    *,
+    scheduler: str = "threads",
+    workers: int | None = None,
+    task_index: int | None = None,
+    num_tasks: int | None = None,
+) -> None:
+    """Read the volume and write the samples, block by block; finished blocks are skipped.
+
+    Example: python -m ingest run runs/dataset --scheduler processes
+
+    Args:
+        dataset: the folder that `plan` wrote
+        scheduler: threads, processes, slurm, or the address of a Dask scheduler
+        workers: blocks at a time; one a core when not given
+        task_index: run one task's share of the blocks without a scheduler, counted from 0
+        num_tasks: of how many tasks
+    """
+    task = None
+    if task_index is not None or num_tasks is not None:
+        if task_index is None or num_tasks is None:
+            raise ValueError("--task-index and --num-tasks go together; give both or neither")
+        task = Task(index=task_index, count=num_tasks)
+    done = run_dataset(dataset, scheduler=scheduler, num_workers=workers, task=task)
+    print("\n".join(run_lines(done)))
+
+
+def finish_command(dataset: Positional[Dataset]) -> None:
+    """Merge the blocks of a job that has run, check that all are there, and draw its pictures.
+
+    Example: python -m ingest finish runs/dataset
+
+    Args:
+        dataset: the folder that `run` filled
+    """
+    from ingest.finish import finish_dataset  # draws, which is slow to import
+
+    finished = finish_dataset(dataset)
+    print("\n".join(count_lines(finished.counts, finished.rules["neurons"])))
+    print(f"{finished.num_samples} samples, {finished.num_rejects} rejected: {dataset}")
+
+
+def inspect_command(dataset: Positional[Dataset]) -> None:
+    """Say what a data set holds: counts, splits, quality, and where its pictures are.
+
+    Example: python -m ingest inspect runs/dataset
+
+    Args:
+        dataset: a data set's folder, finished or only planned
+    """
+    print("\n".join(inspect_lines(dataset)))
+
+
+def export_command(
+    dataset: Positional[Dataset], *, tiff: Path, view: Literal["patch", "cube"] | None = None
+) -> None:
+    """Write a finished data set's images as TIFF files, to scale in ImageJ and napari.
+
+    Example: python -m ingest export runs/dataset --tiff runs/cubes
+
+    Args:
+        dataset: a finished data set's folder
+        tiff: the folder for KEY.tif files and labels.csv
+        view: patch or cube; the cube where there is one when not given
+    """
+    from ingest.export import export_tiff
+
+    print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
+
+
+def main(args: list[str]) -> None:
+    """Run one of the commands."""
+    tyro.extras.subcommand_cli_from_dict(
+        {
+            "phantom": phantom_command,
+            "plan": plan_command,
+            "run": run_command_,
+            "finish": finish_command,
+            "inspect": inspect_command,
+            "export": export_command,
+        },
+        prog="python -m ingest",
+        description=sys.modules["ingest"].__doc__,
+        args=args,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

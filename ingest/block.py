@@ -1,0 +1,150 @@
+"""One block: read its boxes, cut, judge, and write its zarr shards and then its record."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingest.chunks import Image
+from ingest.config import JobConfig, QcConfig
+from ingest.cut import boxes_of, image_of
+from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
+from ingest.qc import Quality, flags, measure, reject_reason
+from ingest.volumes import Volume, open_volume
+from shards.schema import SAMPLE_COLUMNS
+from shards.store import open_for_write, write_rows
+
+QUALITY_FIELDS = tuple(Quality.__dataclass_fields__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockResult:
+    """What came of a block."""
+
+    block: int
+    kept: int
+    rejected: int
+    bytes: int  # of images written
+    requests: int  # to the volume, and what they carried
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a worker's thread keeps between blocks: the plan, and the volumes by mip."""
+
+    plan: Plan
+    volumes: dict[int, Volume] = field(default_factory=dict)
+
+    def volume(self, mip: int) -> Volume:
+        """Return one scale, opened once."""
+        if mip not in self.volumes:
+            job, reading = self.plan.job, self.plan.document["prediction"]["by_mip"][str(mip)]
+            self.volumes[mip] = open_volume(
+                job.volume, mip, concurrency=job.cost.concurrency, gap=reading["gap"]
+            )
+        return self.volumes[mip]
+
+    def counted(self, name: str) -> int:
+        """Return a count of all volumes so far: `requests` or `bytes` read."""
+        return sum(volume.counts.get(name, 0) for volume in self.volumes.values())
+
+
+_kept = threading.local()
+
+
+def run_block(root: str, plan_sha256: str, block: int) -> BlockResult:
+    """Execute one block of the plan in `root`; safe to repeat, anywhere, in any order.
+
+    `plan_sha256` is that of plan.json: a thread keeps what it opened for the next block.
+    """
+    if getattr(_kept, "of", None) != (root, plan_sha256):
+        _kept.opened, _kept.of = Opened(read_plan(Layout(Path(root)))), (root, plan_sha256)
+    return execute(Layout(Path(root)), _kept.opened, block)
+
+
+def execute(layout: Layout, opened: Opened, block: int) -> BlockResult:
+    """Execute one block: the record is written last, so that its presence means done."""
+    job = opened.plan.job
+    samples = planned_samples(layout, job, block)
+    requests, bytes_read = opened.counted("requests"), opened.counted("bytes")
+    images, quality, reasons = _cut(samples, opened, job)
+    kept = reasons == ""
+    for name, stack in images.items():
+        stack[~kept] = 0
+        write_rows(open_for_write(layout.root, name), block * job.samples_per_block, stack)
+    record = samples.assign(reason=reasons, qc_flags=_flag_texts(quality, job.qc))
+    for name in sorted(images):
+        for item in QUALITY_FIELDS:
+            record[f"{name}_{item}"] = [getattr(one, item) for one in quality[name]]
+    write_table(layout.block(block), record, block_columns(job))
+    return BlockResult(
+        block=block,
+        kept=int(kept.sum()),
+        rejected=int((~kept).sum()),
+        bytes=sum(stack.nbytes for stack in images.values()),
+        requests=opened.counted("requests") - requests,
+        bytes_read=opened.counted("bytes") - bytes_read,
+    )
+
+
+def block_columns(job: JobConfig) -> dict[str, pa.DataType]:
+    """Return the columns of a block's record: the sample, why it was left out, its quality."""
+    columns = {**SAMPLE_COLUMNS, "reason": pa.string()}
+    for name in sorted(job.samples.views):
+        for item in QUALITY_FIELDS:
+            whole = item == "missing_sections"
+            columns[f"{name}_{item}"] = pa.int64() if whole else pa.float64()
+    return columns
+
+
+def planned_samples(layout: Layout, job: JobConfig, block: int) -> pd.DataFrame:
+    """Return the planned rows of one block, reading little else of the plan."""
+    group, place = divmod(block, BLOCKS_A_ROW_GROUP)
+    rows: pd.DataFrame = pq.ParquetFile(layout.plan_table).read_row_group(group).to_pandas()
+    start = place * job.samples_per_block
+    return rows.iloc[start : start + job.samples_per_block].reset_index(drop=True)
+
+
+def _cut(
+    samples: pd.DataFrame, opened: Opened, job: JobConfig
+) -> tuple[dict[str, np.ndarray], dict[str, list[Quality]], np.ndarray]:
+    """Return images (n, c, [z], y, x) and their quality by view, and a reason a sample."""
+    images: dict[str, np.ndarray] = {}
+    quality: dict[str, list[Quality]] = {}
+    reasons = np.full(len(samples), "", dtype=object)
+    for name, view in job.samples.views.items():
+        images[name] = np.zeros((len(samples), *view.image_shape), dtype=np.uint8)
+        quality[name] = []
+    for mip in sorted({view.mip for view in job.samples.views.values()}):
+        for row, name, cutout in _cutouts(samples, opened, job, mip):
+            if cutout is not None:
+                images[name][row] = image_of(cutout, job.samples.views[name])
+            quality[name].append(measure(images[name][row]))
+            reason = "missing_data" if cutout is None else reject_reason(quality[name][-1], job.qc)
+            reasons[row] = reasons[row] or reason
+    return images, quality, reasons
+
+
+def _cutouts(
+    samples: pd.DataFrame, opened: Opened, job: JobConfig, mip: int
+) -> Iterator[tuple[int, str, Image | None]]:
+    """Yield (row, view, cutout) sample by sample, so that the views of one share their chunks."""
+    volume = opened.volume(mip)
+    views = {name: view for name, view in job.samples.views.items() if view.mip == mip}
+    size = volume.scale.voxel_size_nm
+    boxes = zip(*(boxes_of(samples, view, size) for view in views.values()), strict=True)
+    cutouts = volume.read_many(box for row in boxes for box in row)
+    for number, cutout in enumerate(cutouts):
+        row, place = divmod(number, len(views))
+        yield row, list(views)[place], cutout
+
+
+def _flag_texts(quality: dict[str, list[Quality]], config: QcConfig) -> list[str]:
+    rows = zip(*(quality[name] for name in sorted(quality)), strict=True)
+    return [",".join(dict.fromkeys(f for one in row for f in flags(one, config))) for row in rows]

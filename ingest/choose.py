@@ -1,0 +1,108 @@
+"""Which labelled samples a plan keeps, and in which split: caps, splits, quotas, guards.
+
+Validation and test are settled first; what would leak of the training split then gives way.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ingest.config import JobConfig, SplitConfig
+from ingest.cut import centers_vx, points_nm
+from ingest.geometry import Ints
+from ingest.guard import overlaps
+from ingest.labels import Funnel
+from ingest.scale import Scale
+from ingest.splits import (
+    Mask,
+    Splits,
+    keep_per_group,
+    keep_quota,
+    split_by_group,
+    split_by_position,
+)
+from shards.schema import SPLITS
+
+TRAIN, VAL, TEST = range(len(SPLITS))
+AXIS_COLUMNS = {"x": 2, "y": 1, "z": 0}
+NM_PER_UM = 1000.0
+
+
+def choose(
+    samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale], funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the samples kept, with `split` as a position in SPLITS, and those a guard took away.
+
+    The latter have a `reason`. Every step is counted in `funnel`.
+    """
+    config = job.splits
+    if config.max_per_neuron is not None:
+        neurons = samples.neuron_id.to_numpy()
+        keep = keep_per_group(neurons, config.max_per_neuron, config.seed)
+        samples = _keep(samples, keep, "over max_per_neuron", funnel)
+    samples = samples.assign(split=_splits(samples, config, scales))
+    held_out = {split: most for split, most in config.max_per_class.items() if split != "train"}
+    samples = _keep(samples, _quota(samples, held_out, config), "over max_per_class", funnel)
+    guarded = []
+    if config.disjoint_post:
+        shared = _shared_post(samples)
+        guarded.append(samples[shared].assign(reason="shared_post_neuron"))
+        samples = _keep(samples, ~shared, "postsynaptic neuron in a later split", funnel)
+    leaks = _overlaps(samples, job, scales)
+    if config.overlap == "drop":
+        guarded.append(samples[leaks].assign(reason="overlaps_held_out"))
+        samples = _keep(samples, ~leaks, "training image overlaps a val or test image", funnel)
+    else:
+        funnel.note("training images that overlap a val or test image, kept", int(leaks.sum()))
+    train = {split: most for split, most in config.max_per_class.items() if split == "train"}
+    samples = _keep(samples, _quota(samples, train, config), "over max_per_class, train", funnel)
+    rejects = pd.concat(guarded) if guarded else samples.iloc[:0].assign(reason="")
+    return samples, rejects
+
+
+def _keep(samples: pd.DataFrame, keep: Mask, step: str, funnel: Funnel) -> pd.DataFrame:
+    funnel.drop(step, int((~keep).sum()))
+    return samples[keep]
+
+
+def _quota(samples: pd.DataFrame, most: Mapping[str, int], config: SplitConfig) -> Mask:
+    splits, labels = samples.split.to_numpy(), samples.label.to_numpy()
+    return keep_quota(splits, labels, most, config.seed)
+
+
+def _splits(samples: pd.DataFrame, config: SplitConfig, scales: Mapping[int, Scale]) -> Splits:
+    labels, points = samples.label.to_numpy(), points_nm(samples)
+    if config.by == "neuron":
+        ids = samples.neuron_id.to_numpy()
+        return split_by_group(ids, labels, config.fractions, config.seed)
+    if config.by == "block":
+        cells = np.floor(points / (config.block_um * NM_PER_UM)).astype(np.int64)
+        _, block = np.unique(cells, axis=0, return_inverse=True)
+        blocks: Ints = block.reshape(-1).astype(np.int64)
+        return split_by_group(blocks, labels, config.fractions, config.seed)
+    scale = scales[min(scales)]
+    axis = AXIS_COLUMNS[config.axis]
+    size = scale.voxel_size_nm[axis]
+    low, high = scale.grid.bounds.start[axis] * size, scale.grid.bounds.stop[axis] * size
+    return split_by_position(points[:, axis], low, high, config.cuts)
+
+
+def _shared_post(samples: pd.DataFrame) -> Mask:
+    """Return which samples have a postsynaptic neuron that a later split has too."""
+    posts, splits = samples.post_root_id.to_numpy(), samples.split.to_numpy()
+    shared = np.zeros(len(samples), dtype=bool)
+    for split in (TRAIN, VAL):
+        later = posts[(splits > split) & (posts != 0)]
+        shared |= (splits == split) & np.isin(posts, later)
+    return shared
+
+
+def _overlaps(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]) -> Mask:
+    """Return which training samples share a voxel with a held-out one, in any view."""
+    train = samples.split.to_numpy() == TRAIN
+    found = np.zeros(len(samples), dtype=bool)
+    for view in job.samples.views.values():
+        centers = centers_vx(samples, scales[view.mip].voxel_size_nm)
+        found[train] |= overlaps(centers[train], centers[~train], view.size_zyx)
+    return found

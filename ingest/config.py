@@ -1,0 +1,341 @@
+"""A job: where the volume and the tables are, how labels and splits are made, what is cut.
+
+Written as YAML, with paths relative to the file; `load_job` returns it validated. Fields that
+hold a triple say their order: positions and resolutions x, y, z as CAVE has them, sizes of
+images z, y, x as the arrays have them.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ingest.cave_config import CaveConfig
+from ingest.parse import load_yaml, parse
+from shards.schema import SPLITS, VIEWS
+
+Record = TypeVar("Record")
+Center = Literal["pre", "ctr", "post"]
+Source = Literal["files", "cave"]
+Tier = Literal["manual", "agreeing", "single"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeConfig:
+    """Where the images are.
+
+    `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
+    `tiff`: one file of pages, or a folder of sections in the order of their names.
+    """
+
+    path: str
+    format: Literal["precomputed", "tiff"] = "precomputed"
+    voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; stated for tiff
+    info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
+    reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
+
+    def __post_init__(self) -> None:
+        if self.format == "tiff" and self.reader != "ranged":
+            raise ValueError("reader is for precomputed volumes; remove it")
+        if self.format == "tiff" and self.voxel_size_nm is None:
+            raise ValueError("a TIFF stack has no voxel size; add `voxel_size_nm: [z, y, x]`")
+        if self.format == "precomputed" and self.voxel_size_nm is not None:
+            raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
+        if self.format == "tiff" and self.info is not None:
+            raise ValueError("info is for precomputed volumes; remove it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """What the synapse table calls its columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
+
+    None: the table has no such column, and none is used.
+    """
+
+    synapse_id: str = "id"
+    pre_root_id: str | None = "pre_pt_root_id"
+    post_root_id: str | None = "post_pt_root_id"
+    size: str | None = "size"
+    pre: str | None = "pre_pt_position"
+    ctr: str | None = "ctr_pt_position"
+    post: str | None = "post_pt_position"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SynapseConfig:
+    """The synapse table; positions are in voxels of `position_resolution_nm`, x, y, z.
+
+    `path` is a file or its URL, or with `source: cave` the name of the table there.
+    """
+
+    path: str
+    source: Source = "files"
+    position_resolution_nm: tuple[float, float, float] = (4.0, 4.0, 40.0)
+    columns: Columns = field(default_factory=Columns)
+    header: str | None = None  # what names the columns of a CSV that does not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """A table that gives neurons a class: `column`'s values through `classes`.
+
+    `path` is a file or its URL, or with `source: cave` the name of the table there.
+    """
+
+    path: str
+    source: Source = "files"
+    header: str | None = None  # what names the columns of a CSV that does not
+    column: str
+    classes: dict[str, str]  # value -> class name; rows of other values give no label
+    nucleus_column: str | None = "target_id"
+    root_column: str = "pt_root_id"
+    manual: bool = False  # made by people: outranks tables that were not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProofreadTable:
+    """A table of neurons whose axons people have gone over: those with `column` among `values`.
+
+    Their labels are of the tier `..._proofread`; with `required` no others are used.
+    """
+
+    path: str
+    source: Source = "files"
+    header: str | None = None
+    column: str = "status_axon"
+    values: tuple[str, ...] = ("t", "true", "True")
+    root_column: str = "pt_root_id"
+    required: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelConfig:
+    """How a synapse gets its label: from tables of neurons, or from a column of its own table.
+
+    `tiers`: which tiers of tables are used (see ingest.labels). `neurons_per_class`: so many
+    neurons of each class, drawn by `seed`; null for all.
+    """
+
+    class_names: tuple[str, ...] = ("inhibitory", "excitatory")
+    tables: tuple[LabelTable, ...] = ()
+    tiers: tuple[Tier, ...] = ("manual", "agreeing", "single")
+    proofread: ProofreadTable | None = None
+    neurons_per_class: int | None = None
+    seed: int = 42
+    column: str | None = None
+    classes: dict[str, str] = field(default_factory=dict)  # for `column`; empty: names as they are
+
+    def __post_init__(self) -> None:
+        if len(set(self.class_names)) != len(self.class_names) or len(self.class_names) < 2:
+            raise ValueError(f"class_names must be two or more different, got {self.class_names}")
+        if bool(self.tables) == (self.column is not None):
+            raise ValueError("labels come from `tables` or from `column`; state one of them")
+        if self.column is not None and (self.proofread or self.neurons_per_class):
+            raise ValueError("proofread and neurons_per_class go with `tables`; remove them")
+        if self.neurons_per_class is not None and self.neurons_per_class < 1:
+            raise ValueError(f"neurons_per_class must be positive, got {self.neurons_per_class}")
+        for classes in (self.classes, *(table.classes for table in self.tables)):
+            if unknown := sorted(set(classes.values()) - set(self.class_names)):
+                raise ValueError(
+                    f"classes name {', '.join(unknown)}, which is not among class_names "
+                    f"{', '.join(self.class_names)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """Who is trained on and who is tested.
+
+    `neuron`: whole presynaptic neurons, `fractions` of those of each class.
+    `block`: the same with blocks of space of `block_um` in place of neurons.
+    `position`: by where a sample lies along `axis`, in fractions of the volume from its start:
+    train below the first of `cuts`, val between, test above the second.
+    `overlap`: what becomes of a training image that shares voxels with a val or test image.
+    `disjoint_post`: no postsynaptic neuron in two splits either.
+    """
+
+    by: Literal["neuron", "block", "position"] = "neuron"
+    seed: int = 42
+    fractions: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15}
+    )
+    axis: Literal["x", "y", "z"] = "x"
+    cuts: tuple[float, float] = (0.7, 0.85)
+    block_um: float = 20.0
+    overlap: Literal["drop", "keep"] = "drop"
+    disjoint_post: bool = False
+    max_per_neuron: int | None = None
+    max_per_class: dict[str, int] = field(default_factory=dict)  # split -> samples of each class
+
+    def __post_init__(self) -> None:
+        if set(self.fractions) != set(SPLITS) or min(self.fractions.values()) <= 0:
+            raise ValueError(f"fractions needs train, val and test above 0, got {self.fractions}")
+        if abs(sum(self.fractions.values()) - 1) > 1e-6:
+            raise ValueError(f"fractions must sum to 1, got {sum(self.fractions.values()):g}")
+        if not 0 < self.cuts[0] < self.cuts[1] < 1:
+            raise ValueError(f"cuts must be two rising numbers between 0 and 1, got {self.cuts}")
+        if unknown := sorted(set(self.max_per_class) - set(SPLITS)):
+            raise ValueError(f"max_per_class has {', '.join(unknown)}, expected train, val, test")
+        if self.block_um <= 0:
+            raise ValueError(f"block_um must be above 0, got {self.block_um}")
+        numbers = [*self.max_per_class.values(), self.max_per_neuron or 1]
+        if min(numbers) < 1:
+            raise ValueError("max_per_neuron and max_per_class must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewConfig:
+    """One image of a sample: voxels (y, x) for a patch, (z, y, x) for a cube, of one scale.
+
+    `voxel_size_nm` (z, y, x), where stated, must be what the volume's info says of `mip`.
+    """
+
+    size: tuple[int, ...]
+    mip: int = 0
+    voxel_size_nm: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.size or min(self.size) < 1 or self.mip < 0:
+            raise ValueError(f"size must be positive and mip 0 or more, got {self}")
+
+    @property
+    def size_zyx(self) -> tuple[int, int, int]:
+        """Voxels read: a patch is one section."""
+        z, y, x = self.size if len(self.size) == 3 else (1, *self.size)
+        return z, y, x
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The image's shape, channel first."""
+        return (1, *self.size)
+
+
+def _default_views() -> dict[str, ViewConfig]:
+    return {"patch": ViewConfig(size=(256, 256)), "cube": ViewConfig(size=(32, 128, 128))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleConfig:
+    """What is cut out around each synapse."""
+
+    center: Center = "pre"
+    views: dict[str, ViewConfig] = field(default_factory=_default_views)
+
+    def __post_init__(self) -> None:
+        if not self.views or set(self.views) - set(VIEWS):
+            raise ValueError(f"views must be patch, cube or both, got {', '.join(self.views)}")
+        for name, axes in (("patch", "y, x"), ("cube", "z, y, x")):
+            view = self.views.get(name)
+            if view and len(view.size) != len(axes.split(", ")):
+                raise ValueError(f"size of {name} must be [{axes}], got {list(view.size)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QcConfig:
+    """When a sample is left out, and when too many are."""
+
+    max_zero_fraction: float = 0.5  # more voxels of value 0 than this: rejected
+    max_reject_fraction: float = 0.2  # more samples rejected than this: the job fails
+    # Flagged only, never left out. Aligned MICrONS sections measure 1 to 8 px and 0.6 to 1; one
+    # section blurred by 2 px measures below 0.55.
+    min_contrast: float = 8.0  # standard deviation of grey values
+    max_shift_px: float = 10.0  # between neighbouring sections
+    min_focus: float = 0.55  # of the dullest section against the median one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostConfig:
+    """What the plan's prediction of time assumes of the store that holds the volume."""
+
+    bandwidth_mb_s: float = 100.0
+    latency_ms: float = 20.0
+    concurrency: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.bandwidth_mb_s, self.latency_ms, self.concurrency) <= 0:
+            raise ValueError("bandwidth_mb_s, latency_ms and concurrency must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """One `ingest` job."""
+
+    volume: VolumeConfig
+    synapses: SynapseConfig
+    labels: LabelConfig
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    qc: QcConfig = field(default_factory=QcConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    cave: CaveConfig | None = None
+    samples_per_block: int = 128  # and per zarr shard: a worker holds one block in memory
+
+    def __post_init__(self) -> None:
+        if self.samples_per_block < 1:
+            raise ValueError(f"samples_per_block must be positive, got {self.samples_per_block}")
+        self._check_cave()
+        if getattr(self.synapses.columns, self.samples.center) is None:
+            raise ValueError(
+                f"samples are centred on {self.samples.center}, but synapses.columns."
+                f"{self.samples.center} is null; name its column or choose another center"
+            )
+        if self.volume.format == "tiff" and any(v.mip for v in self.samples.views.values()):
+            raise ValueError("a TIFF stack has one scale; remove mip")
+
+    @property
+    def uses_cave(self) -> bool:
+        """Whether any table is CAVE's."""
+        return any(table.source == "cave" for table in self.tables)
+
+    @property
+    def tables(self) -> list[SynapseConfig | LabelTable | ProofreadTable]:
+        """Every table, the synapses first."""
+        proofread = self.labels.proofread
+        return [self.synapses, *self.labels.tables, *([] if proofread is None else [proofread])]
+
+    def _check_cave(self) -> None:
+        if self.cave is None and self.uses_cave:
+            raise ValueError("tables have `source: cave`; add `cave:` with datastack and version")
+        if self.cave is not None and not self.uses_cave:
+            raise ValueError("no table has `source: cave`; add that to some, or remove `cave:`")
+        if any(table.source == "cave" and table.header is not None for table in self.tables):
+            raise ValueError("CAVE's tables know their columns; remove `header` from them")
+        if self.synapses.source == "cave" and not self.labels.tables:
+            raise ValueError(
+                "synapses come from CAVE by neuron, so labels.tables must name the neurons"
+            )
+
+
+def load_job(path: Path) -> JobConfig:
+    """Return the job that a YAML file describes, its paths made absolute."""
+    job = parse(JobConfig, load_yaml(path), where=str(path))
+    return _resolve(job, path.resolve().parent)
+
+
+def job_from_plain(value: Any, *, where: str) -> JobConfig:
+    """Return the job that a resolved config holds."""
+    return parse(JobConfig, value, where=where)
+
+
+def _resolve(record: Record, folder: Path) -> Record:
+    """Make the local paths in `record` and in what it holds absolute."""
+    changes: dict[str, Any] = {}
+    for item in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, item.name)
+        if getattr(record, "source", "files") == "cave" and item.name == "path":
+            continue
+        if item.name in ("path", "info", "header", "cache") and isinstance(value, str):
+            changes[item.name] = _absolute(value, folder)
+        elif is_dataclass(value):
+            changes[item.name] = _resolve(value, folder)
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            changes[item.name] = tuple(_resolve(entry, folder) for entry in value)
+    return replace(record, **changes)  # type: ignore[type-var]
+
+
+def _absolute(path: str, folder: Path) -> str:
+    prefix = "precomputed://" if path.startswith("precomputed://") else ""
+    rest = path.removeprefix(prefix)
+    if "://" in rest and not rest.startswith("file://"):
+        return path
+    local = Path(rest.removeprefix("file://")).expanduser()
+    return prefix + ("file://" if rest.startswith("file://") else "") + str(folder / local)

@@ -1,0 +1,59 @@
+"""A data set's images as TIFF files that ImageJ and napari open to scale."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+import zarr
+
+from ingest.layout import Layout, read_dataset, read_table
+from shards.files import atomic_write
+from shards.progress import progress
+from shards.schema import ImageSpec
+from shards.store import ARRAYS
+
+NM_PER_UM = 1000.0
+
+
+def export_tiff(root: Path, out: Path, view: str | None) -> int:
+    """Write a finished data set's images as `out`/KEY.tif and their labels as `out`/labels.csv.
+
+    `view` is patch or cube; None takes the cube where there is one. Axes are ImageJ's (z, c, y,
+    x), voxel size in micrometres. Returns the number of files.
+    """
+    dataset = read_dataset(Layout(root))
+    name = view or ("cube" if "cube" in dataset.views else "patch")
+    if name not in dataset.views:
+        raise ValueError(f"{root}: no view {name}; it has {', '.join(dataset.views)}")
+    samples = read_table(root / "samples.parquet")
+    array = zarr.open_group(root / ARRAYS, mode="r")[name]
+    assert isinstance(array, zarr.Array)
+    out.mkdir(parents=True, exist_ok=True)
+    with progress("export", len(samples)) as advance:
+        for key, row in zip(samples.key, samples.row, strict=True):
+            _write(out / f"{key}.tif", np.asarray(array[row]), dataset.views[name])
+            advance(1)
+    _write_labels(out / "labels.csv", samples, dataset.class_names)
+    return len(samples)
+
+
+def _write(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
+    z_nm, y_nm, x_nm = spec.voxel_size_nm
+    sections_zcyx = image[None] if spec.view == "patch" else image.transpose(1, 0, 2, 3)
+    with atomic_write(path) as file:
+        tifffile.imwrite(
+            file,
+            sections_zcyx,
+            imagej=True,
+            resolution=(NM_PER_UM / x_nm, NM_PER_UM / y_nm),
+            metadata={"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"},
+        )
+
+
+def _write_labels(path: Path, samples: pd.DataFrame, class_names: tuple[str, ...]) -> None:
+    names = dict(enumerate(class_names))
+    columns = ["key", "synapse_id", "neuron_id", "split"]
+    labels = samples[columns].assign(label=samples.label.map(names))
+    with atomic_write(path) as file:
+        file.write(labels.to_csv(index=False).encode())

@@ -1,0 +1,134 @@
+"""Blocks into a data set: merged, checked for completeness, described; dataset.json last."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ingest.layout import (
+    REJECT_COLUMNS,
+    Layout,
+    Plan,
+    image_specs,
+    read_plan,
+    read_table,
+    sole_writer,
+    write_table,
+)
+from ingest.pictures import draw_all
+from ingest.splits import check_no_class_empty
+from shards.files import write_json
+from shards.schema import (
+    SAMPLE_COLUMNS,
+    SCHEMA_VERSION,
+    SPLITS,
+    Dataset,
+    to_json,
+)
+from shards.store import open_for_write, remove_leftovers, shard_path
+
+
+def finish_dataset(root: Path) -> Dataset:
+    """Merge the blocks of a plan that has run to its end; may be repeated."""
+    layout = Layout(root)
+    plan = read_plan(layout)
+    with sole_writer(root):
+        records = _records(layout, plan)
+        remove_leftovers(root)
+        kept = records[records.reason == ""]
+        rejects = pd.concat(
+            [read_table(layout.plan_rejects), records.loc[records.reason != "", [*REJECT_COLUMNS]]],
+            ignore_index=True,
+        )
+        _check_rejects(records, plan, root)
+        dataset = describe(plan, kept, len(rejects))
+        check_no_class_empty(dataset.counts, where=str(root))
+        _check_shards(layout, plan, kept)
+        write_table(root / "samples.parquet", kept, SAMPLE_COLUMNS)
+        write_table(root / "rejects.parquet", rejects, REJECT_COLUMNS)
+        draw_all(root, dataset, kept, rejects)
+        write_json(layout.dataset_json, to_json(dataset))
+    return dataset
+
+
+def describe(plan: Plan, kept: pd.DataFrame, num_rejects: int) -> Dataset:
+    """Return dataset.json for the samples that were kept."""
+    job, document = plan.job, plan.document
+    return Dataset(
+        schema_version=SCHEMA_VERSION,
+        class_names=job.labels.class_names,
+        views=image_specs(job, document["voxel_size_nm"]),
+        num_samples=len(kept),
+        num_rejects=num_rejects,
+        counts=_counts(kept, job.labels.class_names),
+        config=document["config"],
+        sources=document["sources"],
+        rules=_rules(plan, kept),
+        code_version=version("synshards"),
+    )
+
+
+def _rules(plan: Plan, kept: pd.DataFrame) -> dict[str, Any]:
+    neurons = kept.groupby("split").neuron_id.nunique()
+    flags = kept.qc_flags[kept.qc_flags != ""].str.split(",").explode().value_counts()
+    return {
+        "funnel": plan.document["funnel"],
+        "notes": plan.document["notes"],
+        "tiers": {str(k): int(v) for k, v in kept.label_tier.value_counts().items()},
+        "neurons": {split: int(neurons.get(split, 0)) for split in SPLITS},
+        "qc_flags": {str(flag): int(count) for flag, count in flags.items()},
+        "center": plan.job.samples.center,
+        "prediction": plan.document["prediction"],
+    }
+
+
+def _records(layout: Layout, plan: Plan) -> pd.DataFrame:
+    missing = [b for b in range(plan.num_blocks) if not layout.block(b).exists()]
+    if missing:
+        raise ValueError(
+            f"{layout.root}: {len(missing)} of {plan.num_blocks} blocks are not done (first: "
+            f"{missing[0]}); run `python -m ingest run {layout.root}` to do them"
+        )
+    parts = [read_table(layout.block(block)) for block in range(plan.num_blocks)]
+    records = pd.concat(parts, ignore_index=True)
+    if records.row.tolist() != list(range(plan.document["num_samples"])):
+        raise ValueError(
+            f"{layout.root}: the blocks hold {len(records)} rows, planned were "
+            f"{plan.document['num_samples']}; delete its folder blocks/ and run again"
+        )
+    return records
+
+
+def _check_rejects(records: pd.DataFrame, plan: Plan, root: Path) -> None:
+    reasons = records.reason[records.reason != ""].value_counts()
+    share = reasons.sum() / len(records)
+    if share > plan.job.qc.max_reject_fraction:
+        first = records.loc[records.reason != "", "synapse_id"].head(5).tolist()
+        raise ValueError(
+            f"{root}: {share:.0%} of {len(records)} samples were rejected "
+            f"({', '.join(f'{k}: {v}' for k, v in reasons.items())}; first synapses {first}); "
+            "check resolution and positions, or raise qc.max_reject_fraction and plan again"
+        )
+
+
+def _check_shards(layout: Layout, plan: Plan, kept: pd.DataFrame) -> None:
+    for name in plan.job.samples.views:
+        array = open_for_write(layout.root, name)
+        for block in kept.block.unique().tolist():
+            path = shard_path(array, block)
+            if not path.exists():
+                raise ValueError(
+                    f"{path}: the zarr shard of block {block} is gone; delete "
+                    f"{layout.block(block)} and run again"
+                )
+
+
+def _counts(kept: pd.DataFrame, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    return {
+        split: {
+            name: int(((kept.split == split) & (kept.label == code)).sum())
+            for code, name in enumerate(class_names)
+        }
+        for split in SPLITS
+    }

@@ -1,0 +1,244 @@
+"""What class a synapse has: from tables of neurons, or from a column of its own table.
+
+Tiers, from sure to less sure: `manual` (a table made by people), `agreeing` (two tables or more
+say the same), `single`; each is surer as `..._proofread`, where people have gone over the axon.
+A manual table outranks the others; others that disagree give no label.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ingest.config import LabelConfig, LabelTable
+from ingest.tables import open_table
+
+# What drops a synapse, in the order in which it is looked at.
+DROPS = (
+    "presynaptic root id is 0",
+    "autapse",
+    "root with more than one nucleus",
+    "label tables in conflict",
+    "neuron left out by tiers, proofread or neurons_per_class",
+    "no label",
+)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronLabels:
+    """What the tables say of each presynaptic root, in pandas columns indexed by root id.
+
+    `labels` has neuron_id, nucleus_id, label, label_tier, label_source.
+    """
+
+    labels: pd.DataFrame
+    multi_nucleus: frozenset[int]
+    conflicts: frozenset[int]
+    left_out: frozenset[int] = frozenset()
+
+
+class Funnel:
+    """How many rows each step of the labelling kept."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.dropped: dict[str, int] = {}
+        self.notes: dict[str, int] = {}
+
+    def drop(self, step: str, count: int) -> None:
+        """Count rows that a step took away."""
+        self.dropped[step] = self.dropped.get(step, 0) + int(count)
+
+    def note(self, what: str, count: int) -> None:
+        """Count rows that are worth knowing of, though they were kept."""
+        self.notes[what] = count
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a step: its name, how many it dropped, how many were left."""
+        left = self.rows
+        rows: list[dict[str, Any]] = [{"step": "rows in the table", "dropped": 0, "kept": left}]
+        for step, count in self.dropped.items():
+            left -= count
+            rows.append({"step": step, "dropped": count, "kept": left})
+        return rows
+
+
+def labeller(
+    config: LabelConfig, *, has_roots: bool
+) -> Callable[[pd.DataFrame, Funnel], pd.DataFrame]:
+    """Return what turns a batch of synapses into its labelled rows, counting the rest.
+
+    It adds neuron_id, nucleus_id, label, label_tier and label_source. Without root ids
+    (`has_roots` false) each synapse is a neuron of its own.
+    """
+    if config.column is not None:
+        return lambda batch, funnel: _from_column(batch, config, funnel, has_roots=has_roots)
+    neurons = neuron_labels(config)
+    return lambda batch, funnel: _from_neurons(batch, neurons, funnel)
+
+
+def neuron_labels(config: LabelConfig) -> NeuronLabels:
+    """Read the label tables and settle on a class for each presynaptic root."""
+    rows = pd.concat([_read(table) for table in config.tables], ignore_index=True)
+    rows = rows[(rows.root_id != 0)]
+    nuclei = rows[rows.nucleus_id != 0].drop_duplicates(["root_id", "nucleus_id"])
+    per_root = nuclei.groupby("root_id").size()
+    votes = rows[rows["class"].notna()]
+    codes = {name: code for code, name in enumerate(config.class_names)}
+    votes = votes.assign(label=votes["class"].map(codes).astype(np.int16))
+    decided, conflicts = _decide(votes)
+    if decided.empty:
+        raise ValueError(
+            f"{', '.join(table.path for table in config.tables)}: no neuron has a label; "
+            "check `column` and `classes` of labels.tables"
+        )
+    multi_nucleus = frozenset(per_root.index[per_root > 1].tolist())
+    decided = decided[~decided.index.isin(multi_nucleus)]
+    kept = decided[decided.label_tier.isin(config.tiers)]
+    kept = _chosen(_proofread(kept, config), config)
+    return NeuronLabels(
+        labels=kept,
+        multi_nucleus=multi_nucleus,
+        conflicts=frozenset(conflicts),
+        left_out=frozenset(decided.index.difference(kept.index).tolist()),
+    )
+
+
+def _proofread(labels: pd.DataFrame, config: LabelConfig) -> pd.DataFrame:
+    """Mark the tiers of proofread axons; with `required`, keep no others."""
+    if config.proofread is None:
+        return labels
+    table = config.proofread
+    batches = open_table(table.path, table.header).batches([table.column, table.root_column])
+    rows = pd.concat(list(batches), ignore_index=True)
+    roots = rows[table.root_column][rows[table.column].astype(str).isin(table.values)]
+    proofread = labels.index.isin(roots)
+    tiers = labels.label_tier.where(~proofread, labels.label_tier + "_proofread")
+    labels = labels.assign(label_tier=tiers)
+    return labels[proofread] if table.required else labels
+
+
+def _chosen(labels: pd.DataFrame, config: LabelConfig) -> pd.DataFrame:
+    """Keep `neurons_per_class` neurons of each class, the same whatever the tables' order."""
+    if config.neurons_per_class is None:
+        return labels
+    neurons = labels[["neuron_id", "label"]].drop_duplicates().sort_values("neuron_id")
+    counts = neurons.label.value_counts()
+    if len(counts) < len(config.class_names) or counts.min() < config.neurons_per_class:
+        raise ValueError(
+            f"labels.neurons_per_class is {config.neurons_per_class}, but the tables give "
+            + ", ".join(f"{counts.get(k, 0)} {name}" for k, name in enumerate(config.class_names))
+            + " neurons; lower it, or use more tables"
+        )
+    chosen = neurons.groupby("label").sample(config.neurons_per_class, random_state=config.seed)
+    return labels[labels.neuron_id.isin(chosen.neuron_id)]
+
+
+def _read(config: LabelTable) -> pd.DataFrame:
+    nucleus = [] if config.nucleus_column is None else [config.nucleus_column]
+    batches = open_table(config.path, config.header).batches(
+        [config.column, config.root_column, *nucleus]
+    )
+    table = pd.concat(list(batches), ignore_index=True)
+    values = table[config.column].astype(str)
+    return pd.DataFrame(
+        {
+            "root_id": table[config.root_column].to_numpy(np.int64),
+            "nucleus_id": table[nucleus[0]].to_numpy(np.int64) if nucleus else 0,
+            "class": values.map(config.classes),
+            "source": Path(config.path).name.split(".")[0],
+            "manual": config.manual,
+        }
+    )
+
+
+def _decide(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """Return the labels by root id, and the roots whose tables disagree.
+
+    A nucleus is one neuron; without a nucleus the root stands for it.
+    """
+    neuron = votes.nucleus_id.where(votes.nucleus_id != 0, votes.root_id)
+    votes = votes.assign(neuron_id=neuron)
+    has_manual = votes.groupby("neuron_id").manual.transform("max")
+    votes = votes[votes.manual == has_manual]
+    grouped = votes.groupby("neuron_id")
+    summary = pd.DataFrame(
+        {
+            "num_classes": grouped.label.nunique(),
+            "label": grouped.label.first(),
+            "manual": grouped.manual.first(),
+            "label_source": grouped.source.agg(lambda names: "+".join(sorted(set(names)))),
+        }
+    )
+    several = summary.label_source.str.contains("+", regex=False)
+    automatic = np.where(several, "agreeing", "single")
+    summary["label_tier"] = np.where(summary.manual, "manual", automatic)
+    by_root = votes[["root_id", "neuron_id", "nucleus_id"]].drop_duplicates("root_id")
+    by_root = by_root.join(summary, on="neuron_id").set_index("root_id").sort_index()
+    agreed = by_root.num_classes == 1
+    wanted = ["neuron_id", "nucleus_id", "label", "label_tier", "label_source"]
+    return by_root.loc[agreed, wanted], by_root.index[~agreed].tolist()
+
+
+def _from_neurons(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -> pd.DataFrame:
+    roots = batch.pre_root_id
+    found = neurons.labels.index.get_indexer(pd.Index(roots))
+    batch = _drop(
+        batch,
+        funnel,
+        [
+            roots == 0,
+            (roots == batch.post_root_id),
+            roots.isin(neurons.multi_nucleus),
+            roots.isin(neurons.conflicts),
+            roots.isin(neurons.left_out),
+            pd.Series(found < 0, index=batch.index),
+        ],
+    )
+    labels = neurons.labels.loc[batch.pre_root_id].set_index(batch.index)
+    return pd.concat([batch, labels], axis=1)
+
+
+def _from_column(
+    batch: pd.DataFrame, config: LabelConfig, funnel: Funnel, *, has_roots: bool
+) -> pd.DataFrame:
+    assert config.column is not None
+    codes = {name: code for code, name in enumerate(config.class_names)}
+    classes = config.classes or {name: name for name in config.class_names}
+    label = batch[config.column].astype(str).map(classes).map(codes)
+    never = pd.Series(False, index=batch.index)
+    batch = _drop(
+        batch,
+        funnel,
+        [
+            (batch.pre_root_id == 0) & has_roots,
+            (batch.pre_root_id == batch.post_root_id) & has_roots,
+            never,
+            never,
+            never,
+            label.isna(),
+        ],
+    )
+    return batch.drop(columns=config.column).assign(
+        neuron_id=batch.pre_root_id if has_roots else batch.synapse_id,
+        nucleus_id=0,
+        label=label[batch.index].astype(np.int16),
+        label_tier="single",
+        label_source=config.column,
+    )
+
+
+def _drop(batch: pd.DataFrame, funnel: Funnel, masks: list["pd.Series[bool]"]) -> pd.DataFrame:
+    funnel.rows += len(batch)
+    gone = np.zeros(len(batch), dtype=bool)
+    for step, mask in zip(DROPS, masks, strict=True):
+        now: Mask = mask.to_numpy(dtype=bool) & ~gone
+        funnel.drop(step, int(now.sum()))
+        gone |= now
+    return batch[~gone]

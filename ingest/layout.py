@@ -1,0 +1,166 @@
+"""A data set's folder while it is made: its files, and who may write to it."""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingest.config import JobConfig, job_from_plain
+from shards.files import atomic_write, read_json
+from shards.schema import (
+    IDENTITY_COLUMNS,
+    SAMPLE_COLUMNS,
+    Dataset,
+    ImageSpec,
+    check_schema_version,
+    dataset_from_json,
+)
+
+CHANNELS = ("em",)
+PLAN_COLUMNS = {name: kind for name, kind in SAMPLE_COLUMNS.items() if name != "qc_flags"}
+BLOCKS_A_ROW_GROUP = 64  # of plan.parquet: a worker reads one row group to find its block
+REJECT_COLUMNS = {**IDENTITY_COLUMNS, "reason": pa.string()}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of the data set in `root`."""
+
+    root: Path
+
+    @property
+    def plan_json(self) -> Path:
+        """What was decided; written last by `plan`."""
+        return self.root / "plan.json"
+
+    @property
+    def plan_table(self) -> Path:
+        """A row a planned sample, in the order of the store."""
+        return self.root / "plan.parquet"
+
+    @property
+    def plan_rejects(self) -> Path:
+        """What the plan left out, and why."""
+        return self.root / "plan-rejects.parquet"
+
+    @property
+    def dataset_json(self) -> Path:
+        """Written last of all, by `finish`."""
+        return self.root / "dataset.json"
+
+    def block(self, number: int) -> Path:
+        """The record of a finished block."""
+        return self.root / "blocks" / f"{number:06d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as `run` needs it."""
+
+    document: dict[str, Any]
+    job: JobConfig
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks there are to run."""
+        return int(self.document["num_blocks"])
+
+
+def image_specs(
+    job: JobConfig, voxel_size_nm: Mapping[str, Sequence[float]]
+) -> dict[str, ImageSpec]:
+    """Return what the images of each view are; `voxel_size_nm` gives each view's z, y, x."""
+    specs = {}
+    for name, view in sorted(job.samples.views.items()):
+        z, y, x = voxel_size_nm[name]
+        specs[name] = ImageSpec(
+            shape=view.image_shape, dtype="uint8", channels=CHANNELS, voxel_size_nm=(z, y, x)
+        )
+    return specs
+
+
+def read_plan(layout: Layout) -> Plan:
+    """Return the plan of a data set."""
+    where = str(layout.plan_json)
+    document = read_json(layout.plan_json, what="plan", cure="make it with `python -m ingest plan`")
+    check_schema_version(document.get("schema_version"), where=where)
+    return Plan(document, job_from_plain(document["config"], where=where))
+
+
+def read_dataset(layout: Layout) -> Dataset:
+    """Return the description of a finished data set."""
+    where = layout.dataset_json
+    value = read_json(where, what="finished data set", cure="run `python -m ingest finish` on it")
+    return dataset_from_json(value, where=str(where))
+
+
+def write_table(
+    path: Path,
+    frame: pd.DataFrame,
+    columns: dict[str, pa.DataType],
+    row_group_size: int | None = None,
+) -> None:
+    """Write the columns of a frame as parquet, atomically; the same bytes for the same rows."""
+    schema = pa.schema(list(columns.items()))
+    table = pa.Table.from_pandas(frame[list(columns)], schema=schema, preserve_index=False)
+    with atomic_write(path) as file:
+        pq.write_table(
+            table.replace_schema_metadata(None),
+            file,
+            compression="zstd",
+            row_group_size=row_group_size,
+        )
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """Return a parquet file of ours as a frame."""
+    try:
+        frame: pd.DataFrame = pq.read_table(path, **options).to_pandas()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; delete the data set and plan it again") from None
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it and run again") from None
+    return frame
+
+
+@contextmanager
+def sole_writer(root: Path) -> Iterator[None]:
+    """Keep all other writers away from a data set while the context lasts.
+
+    The lock dies with the process that holds it, however that ends.
+    """
+    with _locked(root / ".lock", fcntl.LOCK_EX, f"{root} is in use by another ingest command"):
+        yield
+
+
+@contextmanager
+def task_writer(root: Path, index: int, count: int) -> Iterator[None]:
+    """Share a data set with the other tasks of an array, and with nobody else."""
+    with (
+        _locked(root / ".lock", fcntl.LOCK_SH, f"{root} is in use by another ingest command"),
+        _locked(
+            root / f".lock-{index}-of-{count}",
+            fcntl.LOCK_EX,
+            f"task {index} of {count} on {root} is running already",
+        ),
+    ):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, kind: int, refusal: str) -> Iterator[IO[bytes]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{refusal}; wait for it to end, or end it, then start this again"
+            ) from None
+        yield file

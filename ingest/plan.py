@@ -1,0 +1,221 @@
+"""Tables into a plan: who is labelled, in which split, in which block, and what reading costs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ingest.choose import choose
+from ingest.config import JobConfig
+from ingest.cut import boxes_of, centers_vx, points_nm
+from ingest.geometry import inside
+from ingest.labels import Funnel, labeller
+from ingest.layout import (
+    BLOCKS_A_ROW_GROUP,
+    PLAN_COLUMNS,
+    REJECT_COLUMNS,
+    Layout,
+    image_specs,
+    read_plan,
+    sole_writer,
+    write_table,
+)
+from ingest.parse import plain
+from ingest.predict import predict
+from ingest.remote import check_table, is_remote, remote_identity
+from ingest.scale import Scale, StoredSizes
+from ingest.selftest import check_positions, check_voxel_size
+from ingest.splits import (
+    Mask,
+    check_no_class_empty,
+    counts_by_split,
+)
+from ingest.tables import num_rows, synapse_batches
+from ingest.volumes import load_scale, stored_sizes, volume_identity
+from shards.files import atomic_write, sha256_of_file, write_json
+from shards.schema import SCHEMA_VERSION, SPLITS
+from shards.store import create_store
+
+SIZE_PROBES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan before it is written: rows of PLAN_COLUMNS, rows of REJECT_COLUMNS, plan.json."""
+
+    samples: pd.DataFrame
+    rejects: pd.DataFrame
+    document: dict[str, Any]
+
+
+def plan_dataset(job: JobConfig, out: Path) -> tuple[dict[str, Any], bool]:
+    """Write the plan of `job` to `out`; return plan.json and whether it was there already.
+
+    A folder that holds another plan is refused.
+    """
+    layout = Layout(out)
+    local, cave_sources = _with_local_tables(job)
+    sources = [*job_sources(job), *cave_sources]
+    if not layout.plan_json.exists():
+        draft = make_plan(local, sources)  # before the folder is made: bad input leaves none
+    with sole_writer(out):
+        if layout.plan_json.exists():
+            _check_same(layout, job, sources)
+            return read_plan(layout).document, True
+        document = {**draft.document, "config": plain(job)}
+        group = BLOCKS_A_ROW_GROUP * job.samples_per_block
+        write_table(layout.plan_table, draft.samples, PLAN_COLUMNS, row_group_size=group)
+        write_table(layout.plan_rejects, draft.rejects, REJECT_COLUMNS)
+        specs = image_specs(job, document["voxel_size_nm"])
+        create_store(out, specs, len(draft.samples), job.samples_per_block)
+        with atomic_write(out / "config.yaml") as file:
+            file.write(yaml.safe_dump(plain(job), sort_keys=False).encode())
+        write_json(layout.plan_json, document)
+    return document, False
+
+
+def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[dict[str, Any]]]:
+    """Return the job with CAVE's tables as files, and what tells those from others."""
+    if not job.uses_cave:
+        return job, []
+    from ingest.cave import local_job  # here, as caveclient takes a second to import
+
+    return local_job(job)
+
+
+def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
+    """Decide everything that `run` will execute."""
+    scales = load_scales(job)
+    funnel = Funnel()
+    samples = _labelled(job, funnel)
+    fits = _fits(samples, job, scales)
+    outside = samples[~fits].assign(reason="out_of_bounds")
+    funnel.drop("image would leave the volume", int((~fits).sum()))
+    samples, guarded = choose(samples[fits], job, scales, funnel)
+    rejects = pd.concat([outside, guarded], ignore_index=True)
+    samples = _order(samples, job, scales)
+    counts = counts_by_split(
+        samples.split.to_numpy(), samples.label.to_numpy(), job.labels.class_names
+    )
+    check_no_class_empty(counts, where=job.synapses.path)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "config": plain(job),
+        "sources": sources,
+        "num_samples": len(samples),
+        "num_blocks": -(-len(samples) // job.samples_per_block),
+        "num_rejects": len(rejects),
+        "counts": counts,
+        "neurons": _neuron_counts(samples),
+        "funnel": funnel.table(),
+        "notes": funnel.notes,
+        "tiers": {str(k): int(v) for k, v in samples.label_tier.value_counts().items()},
+        "voxel_size_nm": {
+            name: list(scales[view.mip].voxel_size_nm) for name, view in job.samples.views.items()
+        },
+        "prediction": predict(samples, job, scales, _stored_sizes(samples, job, scales)),
+    }
+    samples = samples.assign(split=np.asarray(SPLITS)[samples.split.to_numpy()])
+    return Draft(samples, rejects, document)
+
+
+def load_scales(job: JobConfig) -> dict[int, Scale]:
+    """Return what is known of each scale that a view is cut from, checked against the views."""
+    mips = sorted({view.mip for view in job.samples.views.values()})
+    scales = {mip: load_scale(job.volume, mip, saved=True) for mip in mips}
+    for name, view in job.samples.views.items():
+        check_voxel_size(view, scales[view.mip], name=name)
+    return scales
+
+
+def job_sources(job: JobConfig) -> list[dict[str, Any]]:
+    """Return the files that a job reads, so that a change is noticed: hashes and sizes."""
+    paths = [table.path for table in job.tables if table.source == "files"]
+    identities = [table_identity(path) for path in dict.fromkeys(paths)]
+    return [*identities, volume_identity(job.volume, saved=True)]
+
+
+def table_identity(path: str) -> dict[str, Any]:
+    """Return what tells a table from another."""
+    check_table(path)
+    if is_remote(path):
+        return remote_identity(path)
+    file = Path(path.removeprefix("file://"))
+    size, digest = file.stat().st_size, sha256_of_file(file)
+    return {"kind": "table", "path": path, "bytes": size, "sha256": digest, "rows": num_rows(path)}
+
+
+def _check_same(layout: Layout, job: JobConfig, sources: list[dict[str, Any]]) -> None:
+    cure = f"write to another folder with --out, or delete {layout.root} to start over"
+    old = read_plan(layout).document
+    new = plain(job)
+    if changed := [key for key in new if old["config"].get(key) != new[key]]:
+        raise ValueError(
+            f"{layout.root} holds another plan: its config differs in {', '.join(changed)}; {cure}"
+        )
+    if old["sources"] != sources:
+        raise ValueError(f"{layout.root} was planned from other data: a source changed; {cure}")
+
+
+def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
+    """Return the labelled synapses in the order of their ids, so that no table's order counts."""
+    extra = [] if job.labels.column is None else [job.labels.column]
+    label = labeller(job.labels, has_roots=job.synapses.columns.pre_root_id is not None)
+    batches = synapse_batches(job.synapses, job.samples.center, extra)
+    samples = pd.concat([label(batch, funnel) for batch in batches], ignore_index=True)
+    if samples.empty:
+        raise ValueError(
+            f"{job.synapses.path}: none of {funnel.rows} synapses has a label "
+            f"({', '.join(f'{k}: {v}' for k, v in funnel.dropped.items() if v)}); check that "
+            "tables and labels are of one materialization version, and `classes`"
+        )
+    samples = samples.sort_values("synapse_id", ignore_index=True)
+    repeated = samples.synapse_id.duplicated()
+    if repeated.any():
+        raise ValueError(
+            f"{job.synapses.path}: {int(repeated.sum())} synapse ids come twice, first "
+            f"{samples.synapse_id[repeated].iloc[0]}; remove the repeated rows"
+        )
+    return samples.assign(key=samples.synapse_id.astype(str))
+
+
+def _fits(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> Mask:
+    fits = np.ones(len(samples), dtype=bool)
+    for view in job.samples.views.values():
+        scale = scales[view.mip]
+        check_positions(points_nm(samples), job, scale, view.size_zyx)
+        voxels = centers_vx(samples, scale.voxel_size_nm)
+        fits &= inside(voxels, view.size_zyx, scale.grid.bounds)
+    return fits
+
+
+def _order(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> pd.DataFrame:
+    """Put neighbours in space beside each other, and say which row and block each sample is."""
+    scale = scales[min(scales)]
+    chunks = scale.grid.chunk_of(centers_vx(samples, scale.voxel_size_nm))
+    order = np.lexsort((samples.synapse_id.to_numpy(), scale.grid.codes(chunks)))
+    samples = samples.iloc[order].reset_index(drop=True)
+    rows = np.arange(len(samples), dtype=np.int64)
+    return samples.assign(row=rows, block=rows // job.samples_per_block)
+
+
+def _stored_sizes(
+    samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]
+) -> dict[int, StoredSizes]:
+    """Look up how big chunks are that the job will read, at a few places."""
+    few = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, SIZE_PROBES).astype(int))]
+    found = {}
+    for mip, scale in scales.items():
+        views = [view for view in job.samples.views.values() if view.mip == mip]
+        boxes = [box for view in views for box in boxes_of(few, view, scale.voxel_size_nm)]
+        if (sizes := stored_sizes(job.volume, mip, boxes)) is not None:
+            found[mip] = sizes
+    return found
+
+
+def _neuron_counts(samples: pd.DataFrame) -> dict[str, int]:
+    found = samples.groupby("split").neuron_id.nunique()
+    return {name: int(found.get(index, 0)) for index, name in enumerate(SPLITS)}

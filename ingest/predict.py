@@ -1,0 +1,189 @@
+"""What a plan will read: chunks, ranges, requests, bytes and time, by arithmetic.
+
+Also decided here: over how many chunks that nobody asked for the ranges of a scale are joined. It
+is the choice that `seconds` says is fastest, for the latency and bandwidth that the job states.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ingest.config import CostConfig, JobConfig
+from ingest.cut import centers_vx
+from ingest.geometry import Ints
+from ingest.ranges import GAPS, Joined, best_joined, joined
+from ingest.scale import Scale, StoredSizes
+from ingest.sharding import MINISHARD_ENTRY_BYTES, Codes, Sharding
+
+SLICE_ROWS = 1 << 17
+# Stored bytes of a voxel: gzip hardly shortens EM; JPEG as minnie65's coarser scales have it.
+BYTES_PER_VOXEL = {"raw": 0.8, "jpeg": 0.15, "png": 0.7, "tiff": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What one scale costs. `touches` counts each pair of an image and a chunk under it."""
+
+    touches: int
+    distinct_chunks: int
+    chunk_reads: int  # each chunk once a block
+    minishards: int
+    shards: int
+    gap: int  # chunks that ranges are joined over
+    ranges: int
+    carried_chunks: int  # in the ranges, those that nobody asked for included
+    requests: int  # one a range, and each index once
+    bytes: int
+    raw_bytes: int  # of what is decoded
+    measured: bool  # sizes of stored chunks: looked up in the volume, or by rule of thumb
+
+
+def predict(
+    samples: pd.DataFrame,
+    job: JobConfig,
+    scales: Mapping[int, Scale],
+    stored: Mapping[int, StoredSizes],
+) -> dict[str, Any]:
+    """Return the prediction for planned samples (with `row`, `block`), by mip and in total.
+
+    `stored` has what is known of the volume's sizes, by mip. One worker is assumed: each further
+    one reads again the indices of the few minishards that it shares with another.
+    """
+    by_mip = {
+        mip: _reading(samples, job, mip, scale, stored.get(mip)) for mip, scale in scales.items()
+    }
+    requests = sum(reading.requests for reading in by_mip.values())
+    num_bytes = sum(reading.bytes for reading in by_mip.values())
+    images = sum(int(np.prod(view.size_zyx)) for view in job.samples.views.values())
+    return {
+        "by_mip": {str(mip): asdict(reading) for mip, reading in by_mip.items()},
+        "requests": requests,
+        "bytes": num_bytes,
+        "seconds": round(seconds(requests, num_bytes, job.cost), 1),
+        "store_bytes": images * len(samples),
+    }
+
+
+def seconds(requests: int, num_bytes: float, cost: CostConfig) -> float:
+    """Return how long requests take that share a line and overlap in their waiting."""
+    waiting = requests * cost.latency_ms / 1e3 / cost.concurrency
+    return max(waiting, num_bytes / (cost.bandwidth_mb_s * 1e6))
+
+
+def _reading(
+    samples: pd.DataFrame, job: JobConfig, mip: int, scale: Scale, stored: StoredSizes | None
+) -> Reading:
+    sizes = [view.size_zyx for view in job.samples.views.values() if view.mip == mip]
+    touches, chunk_reads = 0, 0
+    distinct: list[Codes] = []
+    options: dict[int, list[Joined]] = {gap: [] for gap in GAPS}
+    step = max(1, SLICE_ROWS // job.samples_per_block) * job.samples_per_block
+    for start in range(0, len(samples), step):
+        part = samples.iloc[start : start + step]
+        centers, blocks = centers_vx(part, scale.voxel_size_nm), part.block.to_numpy()
+        pairs = [pair for size in sizes for pair in scale.grid.touched(centers, size)]
+        touches += sum(len(codes) for _, codes in pairs)
+        codes = np.concatenate([codes for _, codes in pairs])
+        owner = np.concatenate([blocks[rows] for rows, _ in pairs])
+        owner, codes = _each_once(owner, codes)
+        chunk_reads += len(codes)
+        distinct.append(np.unique(codes))
+        if scale.grid.sharding is not None:
+            runs = _runs(owner, scale.grid.sharding.minishards(codes))
+            for gap in GAPS:
+                options[gap].append(joined(runs, codes.astype(np.int64), gap))
+    codes = np.unique(np.concatenate(distinct)) if distinct else np.zeros(0, dtype=np.uint64)
+    if scale.grid.sharding is None:
+        totals = [Joined(gap=0, ranges=chunk_reads, chunks=chunk_reads)]
+    else:
+        totals = [_total(gap, found) for gap, found in options.items()]
+    touched = _Touched(touches=touches, chunk_reads=chunk_reads, distinct=codes)
+    return _cost(scale, job.cost, totals, touched, stored)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Touched:
+    touches: int
+    chunk_reads: int
+    distinct: Codes
+
+
+def _each_once(owner: Ints, codes: Codes) -> tuple[Ints, Codes]:
+    """Return the distinct pairs, sorted."""
+    order = np.lexsort((codes, owner))
+    owner, codes = owner[order], codes[order]
+    fresh = np.ones(len(codes), dtype=bool)
+    fresh[1:] = (owner[1:] != owner[:-1]) | (codes[1:] != codes[:-1])
+    return owner[fresh], codes[fresh]
+
+
+def _runs(owner: Ints, minishards: Codes) -> Ints:
+    """Number what one range may span: a minishard within a block."""
+    apart = (owner[1:] != owner[:-1]) | (minishards[1:] != minishards[:-1])
+    return np.concatenate([[0], np.cumsum(apart)]).astype(np.int64)
+
+
+def _total(gap: int, parts: list[Joined]) -> Joined:
+    ranges, chunks = sum(part.ranges for part in parts), sum(part.chunks for part in parts)
+    return Joined(gap=gap, ranges=ranges, chunks=chunks)
+
+
+def _cost(
+    scale: Scale,
+    cost: CostConfig,
+    options: list[Joined],
+    touched: _Touched,
+    stored: StoredSizes | None,
+) -> Reading:
+    voxels = int(np.prod(scale.grid.chunk))
+    sizes = stored or _usual_sizes(scale, voxels)
+    minishards, shards, index_bytes = _indices(scale.grid.sharding, touched.distinct, sizes)
+
+    def num_bytes(option: Joined) -> float:
+        return option.chunks * sizes.chunk_bytes + index_bytes
+
+    def duration(option: Joined) -> float:
+        return seconds(option.ranges + minishards + shards, num_bytes(option), cost)
+
+    best = best_joined(options, duration)
+    return Reading(
+        touches=touched.touches,
+        distinct_chunks=len(touched.distinct),
+        chunk_reads=touched.chunk_reads,
+        minishards=minishards,
+        shards=shards,
+        gap=best.gap,
+        ranges=best.ranges,
+        carried_chunks=best.chunks,
+        requests=best.ranges + minishards + shards,
+        bytes=int(num_bytes(best)),
+        raw_bytes=touched.chunk_reads * voxels,
+        measured=stored is not None,
+    )
+
+
+def _usual_sizes(scale: Scale, voxels: int) -> StoredSizes:
+    sharding = scale.grid.sharding
+    entries = 0 if sharding is None else 1 << sharding.preshift_bits
+    return StoredSizes(
+        chunk_bytes=voxels * BYTES_PER_VOXEL.get(scale.encoding, 1.0),
+        index_bytes=entries * MINISHARD_ENTRY_BYTES,
+    )
+
+
+def _indices(
+    sharding: Sharding | None, distinct: Codes, sizes: StoredSizes
+) -> tuple[int, int, float]:
+    """Return how many minishards and shards chunks lie in, and the bytes of their indices."""
+    if sharding is None:
+        return 0, 0, 0.0
+    numbers = np.unique(sharding.minishards(distinct))
+    shards = len(np.unique(numbers >> np.uint64(sharding.minishard_bits)))
+    return (
+        len(numbers),
+        shards,
+        shards * sharding.shard_index_bytes + len(numbers) * sizes.index_bytes,
+    )

@@ -1,0 +1,121 @@
+"""Reads a precomputed volume by byte ranges: each index once, each chunk once for a list of boxes.
+
+Boxes are taken in windows: while the images of one are taken, the chunks of the next come in.
+Threads fetch and decode; decoding and copying let go of the interpreter's lock. Held at a time:
+the images of two windows, `memory_mb` together, and for each thread a range and a decoded chunk.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ingest.chunks import Decoder, Image
+from ingest.fetch import Fetcher
+from ingest.geometry import Box
+from ingest.scale import MissingDataError, StoredSizes, scale_from_info
+from ingest.shardfiles import ShardFiles
+from ingest.sources import FileSource, ShardedSource, Source
+from ingest.window import Window, chunks_of
+
+DECODING = 4  # chunks in decoding while `concurrency` requests are under way
+MAX_WINDOW = 1024  # boxes: small ones need not all be planned before the first is read
+
+
+class RangedVolume:
+    """One scale of a precomputed volume, for the life of a worker; a `Volume`.
+
+    `gap`: ranges are joined over up to so many chunks that nobody asked for. `concurrency`:
+    requests at a time. For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        info: dict[str, Any],
+        mip: int,
+        *,
+        gap: int = 0,
+        concurrency: int = 32,
+        memory_mb: int = 256,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self.scale = scale_from_info(info, mip, where=path)
+        self._path, self._window_bytes = path, (memory_mb << 20) // 2
+        self._fetcher = fetcher or Fetcher(path, concurrency=concurrency)
+        # Indices go ahead of data; threads that decode leave as many requests under way.
+        self._index_pool = ThreadPoolExecutor(max(2, concurrency // 2), "index")
+        self._data_pool = ThreadPoolExecutor(concurrency + DECODING, "data")
+        self._source = self._open(info["scales"][mip], gap)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Requests and bytes so far, and how many requests failed and were made again."""
+        return dict(self._fetcher.counts)
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._index_pool, self._data_pool):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def stored_sizes(self, boxes: Iterable[Box]) -> StoredSizes | None:
+        """Return the mean size of the stored chunks under a few boxes; None if there are none."""
+        return self._source.stored_sizes(chunks_of(self.scale.grid, list(boxes)))
+
+    def read(self, box: Box) -> Image:
+        """Return the voxels of `box` as (c, z, y, x)."""
+        image = next(self.read_many([box]))
+        if image is None:
+            raise MissingDataError(f"{self._path}: no data in {box}: a chunk is not stored")
+        return image
+
+    def read_many(self, boxes: Iterable[Box]) -> Iterator[Image | None]:
+        """Yield the voxels of each box, in order; None where a chunk of it is not stored."""
+        started: deque[Window] = deque()
+        try:
+            for group in self._groups(boxes):
+                window = Window(self.scale.grid, group)
+                self._source.start(window)
+                started.append(window)
+                if len(started) == 2:
+                    yield from started[0].take()
+                    started.popleft()
+            while started:
+                yield from started[0].take()
+                started.popleft()
+        finally:
+            for window in started:
+                window.cancelled = True
+
+    def _groups(self, boxes: Iterable[Box]) -> Iterator[Sequence[Box]]:
+        """Cut a list into windows whose images take half the memory."""
+        group: list[Box] = []
+        held = 0
+        for box in boxes:
+            if not self.scale.grid.bounds.contains(box):
+                raise ValueError(f"{self._path}: {box} is not within {self.scale.grid.bounds}")
+            size = int(np.prod(box.shape))
+            if group and (held + size > self._window_bytes or len(group) == MAX_WINDOW):
+                yield group
+                group, held = [], 0
+            group.append(box)
+            held += size
+        if group:
+            yield group
+
+    def _open(self, spec: dict[str, Any], gap: int) -> Source:
+        sharding = self.scale.grid.sharding
+        gzip = spec.get("sharding", {}).get("data_encoding", "raw") == "gzip"
+        decoder = Decoder(encoding=self.scale.encoding, gzip=gzip, where=self._path)
+        if sharding is None:
+            return FileSource(spec["key"], self._fetcher, decoder, data_pool=self._data_pool)
+        return ShardedSource(
+            ShardFiles(self._fetcher, spec, sharding, self._index_pool),
+            self._fetcher,
+            decoder,
+            index_pool=self._index_pool,
+            data_pool=self._data_pool,
+            gap=gap,
+        )

@@ -1,0 +1,116 @@
+"""Tables on a web server or in an object store, read from start to end or by parts."""
+
+import io
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import BaseError
+
+from ingest.fetch import FINAL_ERRORS, Fetcher, Retry, open_store
+
+BLOCK_BYTES = 8 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether a table's path is a URL of another machine."""
+    return "://" in path and not path.startswith("file://")
+
+
+def table_source(path: str) -> "str | pa.PythonFile":
+    """Return what pyarrow reads a table from."""
+    if is_remote(path):
+        return pa.PythonFile(RemoteFile(path), mode="r")
+    return path.removeprefix("file://")
+
+
+def check_table(path: str) -> None:
+    """Refuse a table that is not there."""
+    if is_remote(path):
+        remote_identity(path)
+    elif not Path(path.removeprefix("file://")).is_file():
+        raise ValueError(f"{path}: no such table; correct its path in the config")
+
+
+def remote_identity(url: str) -> dict[str, Any]:
+    """Return what tells a remote table from another without reading it."""
+    folder, _, name = url.rpartition("/")
+    retry, failure = Retry(), ""
+    store = open_store(folder)
+    for attempt in range(retry.attempts):
+        try:
+            found = obstore.head(store, name)
+            return {"kind": "table", "path": url, "bytes": found["size"], "etag": found["e_tag"]}
+        except FileNotFoundError:
+            raise ValueError(f"{url}: no such table; correct its path in the config") from None
+        except FINAL_ERRORS as error:
+            raise ValueError(f"{url}: access refused: {error}") from None
+        except (BaseError, OSError) as error:
+            failure = str(error).partition("\n")[0]
+            time.sleep(min(retry.max_wait_s, retry.wait_s * 2**attempt))
+    raise ValueError(f"{url}: cannot be reached, last: {failure}; check the address, try again")
+
+
+class RemoteFile(io.RawIOBase):
+    """A seekable file over byte ranges; the block after the one in use comes in meanwhile."""
+
+    def __init__(self, url: str, block_bytes: int | None = None) -> None:
+        folder, _, self._name = url.rpartition("/")
+        self._url = url
+        self._size = int(remote_identity(url)["bytes"])
+        self._fetcher = Fetcher(folder)
+        self._pool = ThreadPoolExecutor(1, "table")
+        self._block_bytes = block_bytes or BLOCK_BYTES
+        self._blocks: dict[int, Future[memoryview]] = {}
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the file goes."""
+        target = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(target) and self._position < self._size:
+            block, start = divmod(self._position, self._block_bytes)
+            data = self._block(block)[start : start + len(target) - done]
+            target[done : done + len(data)] = data
+            done += len(data)
+            self._position += len(data)
+        return done
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        if not self.closed:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _block(self, number: int) -> memoryview:
+        for wanted in (number, number + 1):
+            if wanted not in self._blocks and wanted * self._block_bytes < self._size:
+                self._blocks[wanted] = self._pool.submit(self._fetch, wanted)
+        for old in self._blocks.keys() - {number, number + 1}:
+            self._blocks.pop(old).cancel()
+        return self._blocks[number].result()
+
+    def _fetch(self, number: int) -> memoryview:
+        start = number * self._block_bytes
+        stop = min(start + self._block_bytes, self._size)
+        data = self._fetcher.range(self._name, start, stop)
+        if data is None:
+            raise ValueError(f"{self._url}: was taken away while it was read; start again")
+        return data

@@ -1,0 +1,100 @@
+"""Coordinates proven, not assumed: what must hold before a job reads its volume."""
+
+from collections.abc import Callable
+from itertools import permutations, product
+
+import numpy as np
+import pandas as pd
+
+from ingest.chunks import Image
+from ingest.config import JobConfig, ViewConfig
+from ingest.cut import boxes_of
+from ingest.geometry import Box, Floats, Triple, inside, voxels_of
+from ingest.scale import Scale
+from ingest.volumes import Volume
+
+PROBES = 8
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def check_voxel_size(view: ViewConfig, scale: Scale, *, name: str) -> None:
+    """Refuse a view whose stated voxel size is not what the volume's info says."""
+    stated = view.voxel_size_nm
+    if stated is not None and not np.allclose(stated, scale.voxel_size_nm):
+        raise ValueError(
+            f"samples.views.{name} states voxels of {stated} nm (z, y, x), but mip {view.mip} of "
+            f"the volume has {scale.voxel_size_nm}; correct voxel_size_nm or choose another mip"
+        )
+
+
+def check_positions(points: Floats, job: JobConfig, scale: Scale, size: Triple) -> None:
+    """Refuse a job of which more positions lie outside the volume than it may reject.
+
+    The error says which order of axes or resolution would have put them inside.
+    """
+    within = inside(voxels_of(points, scale.voxel_size_nm), size, scale.grid.bounds)
+    outside = 1 - float(within.mean())
+    if outside <= job.qc.max_reject_fraction:
+        return
+    voxels = voxels_of(points, scale.voxel_size_nm)
+    low, high = voxels.min(axis=0)[::-1], voxels.max(axis=0)[::-1]
+    bounds = scale.grid.bounds
+    raise ValueError(
+        f"{outside:.0%} of {len(points)} boxes around {job.samples.center} positions of "
+        f"{job.synapses.path} lie outside the volume (positions, x y z: {low.tolist()} to "
+        f"{high.tolist()}; volume: {list(bounds.start[::-1])} to {list(bounds.stop[::-1])}, "
+        f"voxels of {scale.voxel_size_nm[::-1]} nm); "
+        + _better_reading(points, scale, size, float(within.mean()))
+    )
+
+
+def check_voxels(
+    volume: Volume, reference: Callable[[Box], Image], samples: pd.DataFrame, view: ViewConfig
+) -> None:
+    """Read a few samples before all of them, and refuse what cannot be right.
+
+    The central voxel of every probe must be what `reference` reads there, which takes another way
+    to the data: so axis order, centring and the place of chunks are proven. And more than half
+    of the probes must hold something.
+    """
+    chosen = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))]
+    boxes = boxes_of(chosen, view, volume.scale.voxel_size_nm)
+    cutouts = volume.read_many(boxes)
+    empty = sum(_probe(reference, box, cut) for box, cut in zip(boxes, cutouts, strict=True))
+    if empty * 2 > len(boxes):
+        raise ValueError(
+            f"{empty} of {len(boxes)} cutouts read as a test are all zero: the "
+            "positions do not lie where the volume has data; check "
+            "synapses.position_resolution_nm, the order of axes and the mip"
+        )
+
+
+def _probe(reference: Callable[[Box], Image], box: Box, cutout: Image | None) -> bool:
+    """Return whether nothing is there."""
+    if cutout is None:
+        return True
+    z, y, x = (size // 2 for size in box.shape)
+    corner = (box.start[0] + z, box.start[1] + y, box.start[2] + x)
+    center = reference(Box(corner, (corner[0] + 1, corner[1] + 1, corner[2] + 1)))
+    if cutout.shape[1:] != box.shape or cutout[0, z, y, x] != center[0, 0, 0, 0]:
+        raise ValueError(
+            f"{box}: the central voxel of the cutout is not the voxel at its centre; the volume's "
+            "reader and its info disagree, do not trust this volume"
+        )
+    return not cutout.any()
+
+
+def _better_reading(points: Floats, scale: Scale, size: Triple, now: float) -> str:
+    """Return advice: the order of axes and scaling that puts most boxes inside."""
+    best, advice = now, "correct synapses.position_resolution_nm, the columns or the volume"
+    for order, factor in product(permutations(range(3)), SCALES):
+        # Positions as the table gives them are unknown here; their nm stand for them.
+        trial = points[:, order] * np.array([1.0, factor, factor])
+        voxels = voxels_of(trial, scale.voxel_size_nm)
+        share = float(inside(voxels, size, scale.grid.bounds).mean())
+        if share > best + 0.05:
+            names = "".join("zyx"[axis] for axis in order)[::-1]
+            what = [] if names == "xyz" else [f"columns taken as {names} in place of xyz"]
+            what += [] if factor == 1 else [f"x and y resolution times {factor:g}"]
+            best, advice = share, f"with {' and '.join(what)}, {share:.0%} would lie inside"
+    return advice

@@ -1,0 +1,112 @@
+"""Boxes that are read together: which chunks they need, and the images while these come in."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from threading import Condition
+from typing import Any
+
+import numpy as np
+
+from ingest.chunks import Image
+from ingest.geometry import Box, Ints, int_triple
+from ingest.sharding import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk of the grid, and the boxes of a window that it lies in."""
+
+    code: int
+    box: Box
+    users: Ints
+
+
+class Window:
+    """Images of boxes (c, z, y, x), filled chunk by chunk from many threads, taken in order.
+
+    A chunk is decoded once and copied at once into each image that it lies in, so that what is
+    held is the images alone.
+    """
+
+    def __init__(self, grid: Grid, boxes: Sequence[Box]) -> None:
+        self.boxes = boxes
+        self.cancelled = False
+        self.chunks = chunks_of(grid, boxes)
+        self.codes = np.array([chunk.code for chunk in self.chunks], dtype=np.uint64)
+        users = np.concatenate([chunk.users for chunk in self.chunks])
+        self._left = np.bincount(users, minlength=len(boxes))
+        self._images: dict[int, Image] = {}
+        self._missing: set[int] = set()
+        self._failure: BaseException | None = None
+        self._changed = Condition()
+
+    def watch(self, future: Future[Any]) -> None:
+        """Let an error of work for this window reach whoever takes its images."""
+
+        def ended(done: Future[Any]) -> None:
+            if (error := done.exception()) is not None:
+                self.fail(error)
+
+        future.add_done_callback(ended)
+
+    def fill(self, number: int, image_zyx: Image | None) -> None:
+        """Hand in chunk `number`, None where the volume has no such chunk."""
+        chunk = self.chunks[number]
+        for user in chunk.users.tolist():
+            if image_zyx is None:
+                self._missing.add(user)
+            else:
+                self._copy(chunk.box, image_zyx, user)
+        with self._changed:
+            self._left[chunk.users] -= 1
+            self._changed.notify()
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever takes images get this error."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify()
+
+    def take(self) -> Iterator[Image | None]:
+        """Yield each box's image in order, as soon as it is whole; None: a chunk is missing."""
+        for number in range(len(self.boxes)):
+            with self._changed:
+                self._changed.wait_for(partial(self._settled, number))
+                if self._failure is not None:
+                    raise self._failure
+            image = self._images.pop(number, None)
+            yield None if number in self._missing else image
+
+    def _settled(self, number: int) -> bool:
+        return self._failure is not None or not self._left[number]
+
+    def _copy(self, chunk: Box, image_zyx: Image, user: int) -> None:
+        box = self.boxes[user]
+        common = chunk.intersection(box)
+        with self._changed:
+            image = self._images.get(user)
+            if image is None:
+                image = self._images[user] = np.empty((1, *box.shape), dtype=np.uint8)
+        image[0][common.slices_within(box)] = image_zyx[common.slices_within(chunk)]
+
+
+def chunks_of(grid: Grid, boxes: Sequence[Box]) -> list[Chunk]:
+    """Return the chunks that boxes touch, by rising id, each with the boxes that it serves."""
+    starts = np.array([box.start for box in boxes], dtype=np.int64)
+    stops = np.array([box.stop for box in boxes], dtype=np.int64)
+    low, high = grid.chunk_of(starts), grid.chunk_of(stops - 1)
+    users, places = [], []
+    for step in np.ndindex(*(high - low).max(axis=0) + 1):
+        rows = np.flatnonzero((high - low >= step).all(axis=1))
+        users.append(rows)
+        places.append(low[rows] + np.asarray(step))
+    user, place = np.concatenate(users), np.concatenate(places)
+    codes = grid.codes(place)
+    order = np.lexsort((user, codes))
+    _, first = np.unique(codes[order], return_index=True)
+    return [
+        Chunk(int(codes[rows[0]]), grid.chunk_box(int_triple(place[rows[0]])), user[rows])
+        for rows in np.split(order, first[1:])
+    ]

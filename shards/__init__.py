@@ -1,0 +1,1 @@
+"""WebDataset shards of synapse images: the data contract, packing, verifying and streaming."""

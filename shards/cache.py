@@ -1,0 +1,338 @@
+"""A bounded cache of remote shards on the local disk, shared by all processes of a node.
+
+One file a shard, named by the shard's SHA-256: its bytes, then, at a page boundary, a byte for
+each part of `PART` bytes that is 1 once the part is there. A reader that misses parts fetches
+them; while it does, it holds a lock on the parts' bytes of the map, which the kernel drops if the
+process dies. So ranks and jobs share every part, and nothing has to be cleaned up after a crash.
+What a power cut may spoil is caught by the samples' checksums: see `forget`.
+"""
+
+import errno
+import fcntl
+import math
+import mmap
+import os
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.readahead import ReadAhead
+from shards.remote import RemoteStorage
+from shards.schema import ShardInfo
+
+PART = 1 << 20
+JOINED_PARTS = 8  # fetched in one request when a shard is read ahead
+MAX_OPEN = 256
+REFUSED_S = 1.0  # how long a shard without room is read past the cache before it is tried again
+POLL_S = 0.005
+TOUCH_S = 1.0
+SUFFIX, LOCK = ".cache", "lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSpec:
+    """Where remote shards are kept, how many bytes at most, and how long a used one is safe.
+
+    A shard read within the last `grace_s` seconds by any process is not removed to make room.
+    """
+
+    folder: Path
+    limit_bytes: int
+    grace_s: float = 20.0
+
+
+def cache_from_environment(environment: Mapping[str, str]) -> CacheSpec | None:
+    """Return the cache that `SYNSHARDS_CACHE_DIR` and `SYNSHARDS_CACHE_GB` (default 100) name."""
+    if not (folder := environment.get("SYNSHARDS_CACHE_DIR")):
+        return None
+    text = environment.get("SYNSHARDS_CACHE_GB", "100")
+    try:
+        limit = int(float(text) * 1e9)
+    except ValueError:
+        raise ValueError(
+            f"SYNSHARDS_CACHE_GB must be a number of gigabytes, got {text!r}"
+        ) from None
+    return CacheSpec(folder=Path(folder), limit_bytes=limit)
+
+
+class CachedStorage:
+    """Remote storage whose shards, once `know`n, are kept in the cache as they are read."""
+
+    is_remote = True
+
+    def __init__(self, remote: RemoteStorage, spec: CacheSpec) -> None:
+        self.url = remote.url
+        self._remote, self._spec = remote, spec
+        self._known: dict[str, ShardInfo] = {}
+        self._open: OrderedDict[str, _CachedFile] = OrderedDict()
+        self._refused: dict[str, float] = {}
+        self._lock = threading.Lock()
+        try:
+            spec.folder.mkdir(parents=True, exist_ok=True)
+            (spec.folder / LOCK).touch()
+        except OSError as error:
+            raise ValueError(
+                f"{spec.folder}: cannot cache shards there ({error.strerror}); "
+                "set SYNSHARDS_CACHE_DIR to a folder of your own, or unset it"
+            ) from None
+        self._ahead = ReadAhead(self._fetch_ahead)
+
+    def know(self, shards: Sequence[ShardInfo]) -> None:
+        """Take these shards' hashes and sizes, by which they are cached."""
+        self._known.update({shard.name: shard for shard in shards})
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file, from the remote side."""
+        return self._remote.read(name)
+
+    def sizes(self, names: Sequence[str]) -> list[int]:
+        """Return the files' sizes in bytes, on the remote side."""
+        return self._remote.sizes(names)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from the cache, fetching what is missing; past it if there is no room."""
+        if (file := self._file(name)) is None:
+            self._remote.read_into(name, offset, buffer)
+        else:
+            file.fetch(offset, len(buffer))
+            file.read_into(offset, buffer)
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Fetch these shards in the background, in this order, instead of those named before.
+
+        Only as many as fill half of the cache.
+        """
+        total, fitting = 0, []
+        for name in names:
+            total += self._known[name].bytes
+            if total > self._spec.limit_bytes / 2:
+                break
+            fitting.append(name)
+        self._ahead.expect(fitting)
+
+    def forget(self, name: str) -> bool:
+        """Drop a shard whose cached bytes proved wrong; tell whether there were any."""
+        with self._lock:
+            file = self._open.pop(name, None)
+        if file is None:
+            return False
+        with _locked(self._spec.folder / LOCK):
+            file.path.unlink(missing_ok=True)
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of all files on the remote side."""
+        return self._remote.names()
+
+    def create(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Write to the remote side."""
+        return self._remote.create(name)
+
+    def discard_unfinished(self) -> None:
+        """Nothing to do: what a killed process left is used."""
+
+    def close(self) -> None:
+        """Stop fetching ahead and let go of the files."""
+        self._remote.close()
+        self._ahead.close()
+        with self._lock:
+            self._open.clear()
+
+    def _fetch_ahead(self, name: str) -> bool:
+        file = self._file(name)
+        return file is not None and file.fetch_some()
+
+    def _file(self, name: str) -> "_CachedFile | None":
+        """Return the cached file of a shard; None if it is unknown or there is no room now."""
+        if (info := self._known.get(name)) is None:
+            return None
+        with self._lock:
+            file = self._open.get(name)
+            if file is None or file.is_gone:
+                file = self._admit(info)
+                if file is None:
+                    return None
+                self._open[name] = file
+                self._drop_unused()
+            self._open.move_to_end(name)
+            file.touch()
+            return file
+
+    def _admit(self, info: ShardInfo) -> "_CachedFile | None":
+        """Open the shard's file, after making room for it if it is new."""
+        path = self._spec.folder / f"{info.sha256}{SUFFIX}"
+        if time.monotonic() < self._refused.get(info.name, 0.0):
+            return None
+        fetch = partial(self._remote.read_into, info.name)
+        with _locked(self._spec.folder / LOCK):
+            try:
+                if path.exists() or _make_room(self._spec, _file_bytes(info.bytes)):
+                    return _CachedFile(path, info.bytes, fetch)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                path.unlink(missing_ok=True)
+                warnings.warn(
+                    f"{self._spec.folder}: cannot cache {info.name} ({error.strerror}); "
+                    "reading it past the cache",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        self._refused[info.name] = time.monotonic() + REFUSED_S
+        return None
+
+    def _drop_unused(self) -> None:
+        """Close files that another process has removed, and the oldest beyond `MAX_OPEN`."""
+        gone = [name for name, file in self._open.items() if file.is_gone]
+        for name in gone + list(self._open)[: max(0, len(self._open) - MAX_OPEN)]:
+            self._open.pop(name, None)
+
+
+class _CachedFile:
+    """One shard's file, open; closed when the last thread lets go of this object."""
+
+    def __init__(self, path: Path, size: int, fetch: Callable[[int, memoryview], None]) -> None:
+        self.path, self._size, self._fetch = path, size, fetch
+        self._num_parts = math.ceil(size / PART)
+        self._map_offset = _file_bytes(size) - self._num_parts
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o644)
+        try:
+            os.posix_fallocate(self._descriptor, 0, _file_bytes(size))
+            self._map = mmap.mmap(self._descriptor, self._num_parts, offset=self._map_offset)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._claims = threading.Condition()
+        self._claimed: set[int] = set()
+        self._touched = 0.0
+
+    def __del__(self) -> None:
+        if hasattr(self, "_map"):
+            self._map.close()
+            os.close(self._descriptor)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file has been removed from the cache."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def touch(self) -> None:
+        """Note that the shard is in use."""
+        if time.monotonic() - self._touched > TOUCH_S:
+            self._touched = time.monotonic()
+            os.utime(self._descriptor)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from the file."""
+        count = os.preadv(self._descriptor, [buffer], offset)
+        while count < len(buffer):
+            more = os.preadv(self._descriptor, [buffer[count:]], offset + count)
+            if more == 0:
+                raise ValueError(f"{self.path} was cut short; remove it and resume")
+            count += more
+
+    def fetch(self, offset: int, length: int) -> None:
+        """Return once all parts that hold these bytes are there."""
+        for part in range(offset // PART, (offset + length - 1) // PART + 1):
+            while not self._map[part]:
+                with self._claims:
+                    if part in self._claimed:
+                        self._claims.wait()
+                        continue
+                    self._claimed.add(part)
+                if not self._fetch_claimed(part, part + 1):
+                    time.sleep(POLL_S)
+
+    def fetch_some(self) -> bool:
+        """Fetch some missing parts that nobody is fetching; tell whether there were any."""
+        position = 0
+        while True:
+            with self._claims:
+                run = self._missing_run(position)
+                self._claimed.update(run)
+            if not run:
+                return False
+            if self._fetch_claimed(run.start, run.stop):
+                return True
+            position = run.stop
+
+    def _missing_run(self, position: int) -> range:
+        """Return up to `JOINED_PARTS` successive parts, missing and unclaimed, from a position."""
+        while (first := self._map.find(b"\0", position, self._num_parts)) >= 0:
+            stop = first
+            while (
+                stop < min(first + JOINED_PARTS, self._num_parts)
+                and not self._map[stop]
+                and stop not in self._claimed
+            ):
+                stop += 1
+            if stop > first:
+                return range(first, stop)
+            position = first + 1
+        return range(0)
+
+    def _fetch_claimed(self, first: int, stop: int) -> bool:
+        """Fetch parts this process has claimed; False if another process is at one of them."""
+        start, count = self._map_offset + first, stop - first
+        try:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, count, start)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    return False
+                raise
+            try:
+                if not all(self._map[first:stop]):
+                    offset, end = first * PART, min(stop * PART, self._size)
+                    data = memoryview(bytearray(end - offset))
+                    self._fetch(offset, data)
+                    _write(self._descriptor, data, offset)
+                    self._map[first:stop] = b"\1" * count
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, count, start)
+        finally:
+            with self._claims:
+                self._claimed.difference_update(range(first, stop))
+                self._claims.notify_all()
+        return True
+
+
+def _file_bytes(size: int) -> int:
+    """Return how many bytes a cached shard takes: its own, rounded up to pages, and its map."""
+    return math.ceil(size / mmap.PAGESIZE) * mmap.PAGESIZE + math.ceil(size / PART)
+
+
+def _make_room(spec: CacheSpec, needed: int) -> bool:
+    """Remove the shards used longest ago until `needed` bytes fit; tell whether they do."""
+    files = [(path, path.stat()) for path in spec.folder.glob(f"*{SUFFIX}")]
+    total = sum(status.st_size for _, status in files)
+    for path, status in sorted(files, key=lambda file: file[1].st_mtime):
+        if total + needed <= spec.limit_bytes:
+            break
+        if status.st_mtime > time.time() - spec.grace_s:
+            return False
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+    return total + needed <= spec.limit_bytes
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that all processes of the node share; the kernel drops it if this one dies."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,308 @@
+"""From the sample store to shards: zarr in, tar and index out, one Dask task a shard."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import dask.base
+import dask.callbacks
+import dask.delayed
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.index import index_notes, notes_metadata, parse_index
+from shards.moments import Moments, moments_of
+from shards.plan import (
+    PackOptions,
+    ShardPlan,
+    choose_samples,
+    class_counts,
+    plan_shards,
+    samples_per_shard,
+)
+from shards.progress import progress
+from shards.schema import (
+    IDENTITY_COLUMNS,
+    INDEX_COLUMNS,
+    SCHEMA_VERSION,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    View,
+    to_json,
+)
+from shards.shardset import MANIFEST
+from shards.storage import Storage, hash_of, open_storage
+from shards.store import SampleStore, open_store
+from shards.tar import TarWriter, npy_header
+
+DASK: Any = dask  # its functions have no types
+READ_BYTES = 32 << 20  # of images a task holds at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedShard:
+    """A finished shard, and the moments of its voxels."""
+
+    info: ShardInfo
+    moments: Moments
+
+
+def pack(
+    dataset_dir: Path,
+    view: View,
+    url: str,
+    options: PackOptions,
+    *,
+    workers: int = 2,
+    scheduler: str = "threads",
+) -> Manifest:
+    """Write the samples of a store as a shard set at `url`.
+
+    The same store and options give the same bytes, whatever the workers, the scheduler and the
+    interruptions. Finished shards of an interrupted run are verified (by hash here, by size on an
+    object store) and kept; a folder with shards of another packing is refused.
+    """
+    store, storage = open_store(dataset_dir), open_storage(url)
+    store.array(view)
+    samples, left_out = choose_samples(store.samples, options)
+    per_shard = samples_per_shard(options, store.dataset.views[view])
+    identity = _content_identity(store, view)
+    plans = plan_shards(samples, per_shard=per_shard, seed=options.seed, content_identity=identity)
+    _refuse_others(storage, plans)
+    task, class_names = DASK.delayed(pack_shard, pure=False), store.dataset.class_names
+    tasks = [task(dataset_dir, view, url, plan, class_names) for plan in plans]
+    packed = _run(tasks, workers, scheduler)
+    notes = {**asdict(options), "samples_per_shard": per_shard, "left_out": left_out}
+    manifest = _manifest(store, view, notes, plans, packed)
+    with storage.create(MANIFEST) as file:
+        file.write((json.dumps(to_json(manifest), indent=2, allow_nan=False) + "\n").encode())
+    storage.discard_unfinished()
+    return manifest
+
+
+def pack_shard(
+    dataset_dir: Path, view: View, url: str, plan: ShardPlan, class_names: tuple[str, ...]
+) -> PackedShard:
+    """Write one tar and then its index, unless both are there already and whole."""
+    storage = open_storage(url)
+    if (finished := _finished(storage, plan, class_names)) is not None:
+        return finished
+    store = open_store(dataset_dir)
+    with storage.create(plan.name) as file:
+        writer = TarWriter(file)
+        places, moments = _write_samples(writer, store, view, plan.samples)
+        tar_sha256 = writer.close()
+    notes = {
+        "plan": plan.identity,
+        "tar_bytes": writer.offset,
+        "tar_sha256": tar_sha256,
+        "moments": asdict(moments),
+    }
+    table = _index_table(plan.samples, places).replace_schema_metadata(notes_metadata(notes))
+    with storage.create(plan.index_name) as file:
+        pq.write_table(table, file, compression="zstd")
+    finished = _finished(storage, plan, class_names, trust_tar=True)
+    assert finished is not None
+    return finished
+
+
+def identity_json(row: dict[str, Any]) -> bytes:
+    """Return KEY.json: the identity columns and QC flags of a sample; NaN becomes null."""
+    names = (*IDENTITY_COLUMNS, "qc_flags")
+    values = {name: row[name] for name in names}
+    plain = {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _write_samples(
+    writer: TarWriter, store: SampleStore, view: View, samples: pa.Table
+) -> tuple[list[tuple[int, int, int]], Moments]:
+    """Write the members of all samples; return (offset, length, crc32c) of each one's voxels."""
+    spec = store.dataset.views[view]
+    npy = npy_header(spec.shape, spec.dtype)
+    group = max(1, READ_BYTES // math.prod(spec.shape))
+    files = store.files(view)
+    places, moments = [], []
+    for start in range(0, len(samples), group):
+        rows = samples.slice(start, group).to_pylist()
+        images = files.read([row["row"] for row in rows])
+        moments.append(moments_of(images))
+        for row, image in zip(rows, images, strict=True):
+            voxels = image.reshape(-1).data
+            offset = writer.add(
+                [
+                    (f"{row['key']}.image.npy", (npy, voxels)),
+                    (f"{row['key']}.cls", (str(row["label"]).encode(),)),
+                    (f"{row['key']}.json", (identity_json(row),)),
+                ]
+            )[0]
+            places.append((offset + len(npy), len(voxels), google_crc32c.value(image.reshape(-1))))
+    return places, reduce(add, moments)
+
+
+def _index_table(samples: pa.Table, places: list[tuple[int, int, int]]) -> pa.Table:
+    offset, length, crc32c = zip(*places, strict=True)
+    kept = [name for name in INDEX_COLUMNS if name in samples.column_names]
+    table = samples.select(kept)
+    for name, values in (("offset", offset), ("length", length), ("crc32c", crc32c)):
+        table = table.append_column(name, pa.array(values, INDEX_COLUMNS[name]))
+    return table.select(list(INDEX_COLUMNS))
+
+
+def _finished(
+    storage: Storage, plan: ShardPlan, class_names: tuple[str, ...], *, trust_tar: bool = False
+) -> PackedShard | None:
+    """Return the shard that this plan has written before, if it is whole.
+
+    A tar on an object store is trusted by its size: it appeared whole, and hashing it would mean
+    to fetch it; `verify` does.
+    """
+    notes = _notes(storage, plan.index_name)
+    if notes is None or notes["plan"] != plan.identity:
+        return None
+    if not trust_tar and not _is_whole(storage, plan.name, notes):
+        return None
+    labels = plan.samples["label"].to_numpy()
+    info = ShardInfo(
+        name=plan.name,
+        bytes=notes["tar_bytes"],
+        sha256=notes["tar_sha256"],
+        index_name=plan.index_name,
+        index_sha256=hashlib.sha256(storage.read(plan.index_name)).hexdigest(),
+        num_samples=len(labels),
+        class_counts=class_counts(labels, class_names),
+    )
+    moments = notes["moments"]
+    return PackedShard(
+        info=info,
+        moments=Moments(
+            count=moments["count"],
+            sums=tuple(moments["sums"]),
+            squares=tuple(moments["squares"]),
+        ),
+    )
+
+
+def _notes(storage: Storage, index_name: str) -> dict[str, Any] | None:
+    """Return the notes of an index; None if it is missing or cannot be read."""
+    try:
+        data = storage.read(index_name)
+        parse_index(data, where=index_name)
+        return index_notes(pq.read_schema(pa.BufferReader(data)).metadata, index_name)
+    except (ValueError, OSError):
+        return None
+
+
+def _is_whole(storage: Storage, name: str, notes: dict[str, Any]) -> bool:
+    try:
+        if storage.sizes([name]) != [notes["tar_bytes"]]:
+            return False
+        return storage.is_remote or hash_of(storage, name) == notes["tar_sha256"]
+    except ValueError:
+        return False
+
+
+def _refuse_others(storage: Storage, plans: Sequence[ShardPlan]) -> None:
+    """Refuse a folder that holds shards of another packing, which a reader could not tell apart."""
+    planned = {plan.index_name: plan.identity for plan in plans}
+    for name in storage.names():
+        if not name.endswith(".index.parquet"):
+            continue
+        notes = _notes(storage, name)
+        if notes is not None and notes.get("plan") != planned.get(name):
+            raise ValueError(
+                f"{storage.url}/{name} belongs to another packing (other samples, seed or shard "
+                "size); give another --out, or empty this one"
+            )
+
+
+def _run(tasks: Sequence[Any], workers: int, scheduler: str) -> list[PackedShard]:
+    if scheduler not in ("threads", "processes") or workers < 1:
+        raise ValueError(
+            f"pack runs on 1 or more threads or processes, got {workers} {scheduler!r}"
+        )
+    with (
+        progress("pack", len(tasks)) as advance,
+        DASK.config.set({"multiprocessing.initializer": _end_with_parent}),
+        DASK.callbacks.Callback(posttask=lambda *_: advance(1)),
+    ):
+        chunks = {"chunksize": 1} if scheduler == "processes" else {}
+        return list(DASK.compute(*tasks, scheduler=scheduler, num_workers=workers, **chunks))
+
+
+def _end_with_parent() -> None:
+    """End this worker process when the one that started it is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _content_identity(store: SampleStore, view: View) -> str:
+    return json.dumps([SCHEMA_VERSION, view, to_json(store.dataset)], sort_keys=True, default=str)
+
+
+def _manifest(
+    store: SampleStore,
+    view: View,
+    notes: dict[str, Any],
+    plans: Sequence[ShardPlan],
+    packed: Sequence[PackedShard],
+) -> Manifest:
+    splits = list(dict.fromkeys(plan.split for plan in plans))
+    described = "train" if "train" in splits else "all"
+    moments = [
+        shard.moments
+        for plan, shard in zip(plans, packed, strict=True)
+        if described in (plan.split, "all")
+    ]
+    total = reduce(add, moments)
+    dataset = to_json(store.dataset)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        class_names=store.dataset.class_names,
+        image=store.dataset.views[view],
+        splits={split: _split_info(store, split, plans, packed) for split in splits},
+        mean=total.mean,
+        std=total.std,
+        pack={
+            **notes,
+            "mean_and_std_of": described,
+            "code_version": importlib.metadata.version("synshards"),
+        },
+        dataset={name: dataset[name] for name in ("config", "sources", "rules", "code_version")},
+    )
+
+
+def _split_info(
+    store: SampleStore, split: str, plans: Sequence[ShardPlan], packed: Sequence[PackedShard]
+) -> SplitInfo:
+    chosen = [pair for pair in zip(plans, packed, strict=True) if pair[0].split == split]
+    labels = np.concatenate([plan.samples["label"].to_numpy() for plan, _ in chosen])
+    neurons = np.concatenate([plan.samples["neuron_id"].to_numpy() for plan, _ in chosen])
+    return SplitInfo(
+        num_samples=len(labels),
+        num_neurons=len(np.unique(neurons)),
+        class_counts=class_counts(labels, store.dataset.class_names),
+        shards=tuple(shard.info for _, shard in chosen),
+    )

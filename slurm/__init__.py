@@ -1,0 +1,1 @@
+"""Slurm jobs for every other command: rendered purely, submitted in one place."""

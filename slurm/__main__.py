@@ -1,0 +1,295 @@
+"""The command line of slurm: argument parsing only."""
+
+import shlex
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
+
+from slurm import scheduler, stages
+from slurm.job import Step
+from slurm.runfolder import Chain, read_chain, slurm_folder
+from slurm.site import load_site, parse_options
+from slurm.status import chain_status, describe
+from slurm.submit import Request, dry_run, submit
+
+Words = tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What every submission takes; words after `--` go to the command as they are."""
+
+    run: Path
+    """folder that gets slurm/ with scripts, logs and records, for status, cancel and --resume"""
+    site: str = "generic"
+    """generic, hyak, or the path of a site's TOML file"""
+    option: Words = ()
+    """sbatch options: NAME=VALUE for every step, STEP.NAME=VALUE for one, NAME= for a flag"""
+    dry_run: bool = False
+    """print the scripts and submit nothing"""
+    resume: bool = False
+    """continue the chain in --run: submit the tasks that are neither done nor queued"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain; `extra` are the words behind `--`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Ingest(Common):
+    """Run a plan's blocks as an array, then finish the data set.
+
+    Example: python -m slurm submit ingest data/v1 --tasks 64 --limit 16 --run runs/ingest
+    """
+
+    dataset: Positional[str]
+    """folder that `python -m ingest plan` made"""
+    tasks: int = 16
+    """number of array tasks; more than blocks is fine"""
+    limit: int | None = None
+    """how many tasks of an array may run at once"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        return stages.ingest(self.dataset, num_tasks=self.tasks, limit=self.limit, extra=extra)
+
+
+@dataclass(kw_only=True)
+class Pack(Common):
+    """Pack a data set into WebDataset shards, a task a view.
+
+    Example: python -m slurm submit pack data/v1 --view patch cube --out shards/v1 --run runs/pack
+    """
+
+    dataset: Positional[str]
+    """finished data set"""
+    view: tuple[Literal["patch", "cube"], ...] = ("patch",)
+    """what to pack; several views go to OUT/VIEW"""
+    out: str
+    """URL of the shard set"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        many = len(self.view) > 1
+        urls = {str(view): f"{self.out}/{view}" if many else self.out for view in self.view}
+        return stages.pack(self.dataset, urls, extra=extra)
+
+
+@dataclass(kw_only=True)
+class Train(Common):
+    """Train each recipe on each shard set with each seed, every run in a folder of its own.
+
+    Before its time limit, or when Slurm wants the node, a run saves its state and is queued again.
+    Several nodes: --option nodes=2. Folds of a cross-validation: a shard set each.
+    Example: python -m slurm submit train resnet50_2d --data shards/v1 --seeds 1 2 --run runs/sweep
+    """
+
+    recipes: Positional[tuple[str, ...]]
+    """recipes, as `python -m trainer recipes` lists them"""
+    data: Words
+    """URLs of shard sets"""
+    seeds: tuple[int, ...] = ()
+    """seeds; none leaves the recipe's own"""
+    limit: int | None = None
+    """how many tasks of an array may run at once"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        runs = stages.sweep(self.recipes, self.data, self.seeds, PurePosixPath(self.run))
+        return stages.train(runs, limit=self.limit, extra=extra)
+
+
+@dataclass(kw_only=True)
+class Predict(Common):
+    """Predict splits with trained runs, a task a run.
+
+    Example: python -m slurm submit predict runs/sweep/resnet50_2d-seed1 --run runs/predict -- --tta
+    """
+
+    runs: Positional[tuple[str, ...]]
+    """folders of trained runs"""
+    splits: Words = ("val", "test")
+    """splits to predict"""
+    limit: int | None = None
+    """how many tasks of an array may run at once"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        return stages.predict(self.runs, self.splits, limit=self.limit, extra=extra)
+
+
+@dataclass(kw_only=True)
+class Eval(Common):
+    """Report on predicted runs, several side by side.
+
+    Example: python -m slurm submit eval runs/sweep/resnet50_2d-seed1 --run runs/eval
+    """
+
+    runs: Positional[tuple[str, ...]]
+    """folders of predicted runs"""
+    out: str | None = None
+    """folder of the report"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        return stages.evaluate(self.runs, self.out, extra=extra)
+
+
+@dataclass(kw_only=True)
+class Pipeline(Common):
+    """From tables to report: plan, ingest, pack, train, predict and eval, all under --run.
+
+    Words after `--` go to the trainer.
+    Example: python -m slurm submit pipeline ingest.yaml --cube unet3d_small --run runs/v1 --tasks 9
+    """
+
+    config: Positional[str]
+    """config of `python -m ingest plan`"""
+    patch: Words = ()
+    """recipes to train on patches"""
+    cube: Words = ()
+    """recipes to train on cubes"""
+    tasks: int = 16
+    """number of ingest tasks"""
+    limit: int | None = None
+    """how many tasks of an array may run at once"""
+    seeds: tuple[int, ...] = ()
+    """seeds; none leaves the recipe's own"""
+
+    def steps(self, extra: Words) -> tuple[Step, ...]:
+        """Return the chain."""
+        recipes = {name: r for name, r in (("patch", self.patch), ("cube", self.cube)) if r}
+        if not recipes:
+            raise ValueError("nothing to train: name recipes with --patch, --cube, or both")
+        return stages.pipeline(
+            self.config,
+            PurePosixPath(self.run),
+            recipes,
+            num_tasks=self.tasks,
+            seeds=self.seeds,
+            limit=self.limit,
+            extra=extra,
+        )
+
+
+Job = (
+    Annotated[Ingest, tyro.conf.subcommand("ingest")]
+    | Annotated[Pack, tyro.conf.subcommand("pack")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Pipeline, tyro.conf.subcommand("pipeline")]
+)
+
+
+def submit_job(job: OmitSubcommandPrefixes[OmitArgPrefixes[Job]]) -> Common:
+    """Submit a chain of jobs; what follows `--` goes to the command as it is.
+
+    Example: python -m slurm submit pipeline ingest.yaml --patch resnet50_2d --run runs/v1 --dry-run
+    """
+    return job
+
+
+def status(run: Positional[Path]) -> None:
+    """Show every step of a chain, what failed with its last words, and how to continue.
+
+    Example: python -m slurm status runs/v1
+
+    Args:
+        run: the --run folder of a submission
+    """
+    folder, chain = _chain(run)
+    queue = scheduler.read_queue(_ids(chain))
+    sys.stdout.write(describe(folder, chain, chain_status(folder, chain, queue)) + "\n")
+
+
+def cancel(run: Positional[Path]) -> None:
+    """Take what is queued or running of a chain out of Slurm; --resume continues it later.
+
+    Example: python -m slurm cancel runs/v1
+
+    Args:
+        run: the --run folder of a submission
+    """
+    queue = scheduler.read_queue(_ids(_chain(run)[1]))
+    scheduler.scancel(job_id for job_id, _ in queue)
+    sys.stdout.write(f"cancelled {len(queue)} tasks\n")
+
+
+def main(args: list[str]) -> None:
+    """Dispatch `submit KIND`, `status` and `cancel`."""
+    split = args.index("--") if "--" in args else len(args)
+    own, extra = args[:split], tuple(args[split + 1 :])
+    if extra and own[:1] != ["submit"]:
+        raise ValueError(f"only submit runs commands that could take {shlex.join(extra)}")
+    job = tyro.extras.subcommand_cli_from_dict(
+        {"submit": submit_job, "status": status, "cancel": cancel},
+        prog="python -m slurm",
+        description=__doc__,
+        args=own,
+    )
+    if isinstance(job, Common):
+        _submit(job, own, extra)
+
+
+def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
+    request = Request(
+        steps=job.steps(extra),
+        site=load_site(job.site, python=sys.executable),
+        options=parse_options(job.option),
+        workdir=Path.cwd(),
+        run=job.run.absolute(),
+        retry=_retry(own, extra),
+    )
+    if job.dry_run and job.resume:
+        raise ValueError("--dry-run shows the whole chain as if new: leave --resume out")
+    if job.dry_run:
+        sys.stdout.writelines(dry_run(request, request.site.max_array_size))
+        return
+    for line in submit(request, scheduler.max_array_size(), resume=job.resume):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(f"see: python -m slurm status {shlex.quote(str(job.run))}\n")
+
+
+def _retry(own: Sequence[str], extra: Words) -> str:
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    words = [word for word in own if word != "--resume"]
+    return shlex.join(
+        [python, "-m", "slurm", *words, "--resume", *(("--", *extra) if extra else ())]
+    )
+
+
+def _chain(run: Path) -> tuple[Path, Chain]:
+    folder = slurm_folder(run.absolute())
+    chain = read_chain(folder)
+    if chain is None:
+        raise ValueError(f"{run} holds no chain: name the --run folder of a submission")
+    return folder, chain
+
+
+def _ids(chain: Chain) -> list[str]:
+    return [job.id for step in chain.steps for job in step.jobs]
+
+
+def run_command(argv: list[str]) -> int:
+    """Return the exit code: 0 done, 1 failed with one line on stderr; bad usage exits with 2."""
+    args = [arg for arg in argv if arg != "--debug"]
+    try:
+        main(args)
+    except (ValueError, OSError) as error:
+        if len(args) != len(argv):
+            traceback.print_exc()
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""What a job is: frozen records, checked when they are made."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+STEPS = ("plan", "ingest", "finish", "pack", "train", "predict", "eval")
+Command = tuple[str, ...]
+Launch = Literal["batch", "accelerate"]
+
+SBATCH_OPTIONS = frozenset(
+    re.findall(
+        r"\S+",
+        """account acctg-freq batch bb bbf begin burst-buffer cluster-constraint clusters comment
+    constraint container contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task
+    deadline delay-boot distribution exclude exclusive export export-file extra-node-info
+    get-user-env gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags
+    hint hold ignore-pbs licenses mail-type mail-user mem mem-bind mem-per-cpu mem-per-gpu mincpus
+    network nice no-kill nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
+    ntasks-per-node ntasks-per-socket oom-kill-step overcommit oversubscribe partition power prefer
+    priority profile propagate qos quiet reboot reservation signal sockets-per-node spread-job
+    switches thread-spec threads-per-core time time-min tmp tres-bind tres-per-task uid
+    use-min-nodes wait-all-nodes wckey""",
+    )
+)
+OWN_OPTIONS = frozenset(
+    re.findall(
+        r"\S+",
+        """array chdir dependency error input job-name kill-on-invalid-dep no-requeue open-mode
+    output parsable requeue test-only wait wrap""",
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What sbatch is asked for: its long options by name, a flag such as `exclusive` with ""."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.options.items():
+            if name in OWN_OPTIONS:
+                raise ValueError(
+                    f"sbatch option {name!r} is set by slurm submit itself; leave it out"
+                )
+            if name not in SBATCH_OPTIONS:
+                known = ", ".join(sorted(SBATCH_OPTIONS))
+                raise ValueError(
+                    f"unknown sbatch option {name!r}; known are the long names {known}"
+                )
+            _check_directive(f"sbatch option {name}", value)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    def updated(self, options: Mapping[str, str]) -> "Resources":
+        """Return these resources with `options` over them."""
+        return Resources(options={**self.options, **options})
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes asked for, 1 where nothing is said."""
+        return int(self.options.get("nodes", "1").split("-")[0])
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs on each node, from `gpus-per-node` or `gres`; 0 where none is asked for."""
+        asked = self.options.get("gpus-per-node") or _gpu_gres(self.options.get("gres", ""))
+        last = asked.rsplit(":", 1)[-1] if asked else "0"
+        return int(last) if last.isdigit() else 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """How a job comes to an interpreter that has synshards installed.
+
+    `setup` are lines of bash run before the command, `container` is an argument list put before
+    it, such as ("apptainer", "exec", "--nv", "synshards.sif"), and `python` the interpreter.
+    """
+
+    python: str = "python"
+    setup: tuple[str, ...] = ()
+    container: Command = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One link of a chain: tasks that run the same command, or each its own, after other steps.
+
+    `commands` hold the arguments behind the interpreter: one for each task, or one for all, to
+    which the task's number is added behind `index_flag`. `limit` is how many may run at once.
+    """
+
+    name: str
+    commands: tuple[Command, ...]
+    num_tasks: int = 1
+    index_flag: str | None = None
+    after: tuple[str, ...] = ()
+    launch: Launch = "batch"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in STEPS:
+            raise ValueError(f"unknown step {self.name!r}; known are {', '.join(STEPS)}")
+        if self.num_tasks < 1:
+            raise ValueError(f"{self.name} needs at least one task, got {self.num_tasks}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"at least one task of {self.name} must run, got limit {self.limit}")
+        assert len(self.commands) == (1 if self.index_flag else self.num_tasks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayJob:
+    """Tasks `tasks` of a step as one sbatch script; array index 0 is task `tasks.start`.
+
+    `workdir` is where the commands run, `folder` where scripts, logs and task records lie; both
+    are absolute.
+    """
+
+    step: Step
+    tasks: range
+    resources: Resources
+    environment: Environment
+    workdir: Path
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.workdir, self.folder):
+            assert path.is_absolute()
+            _check_directive("a folder's name", str(path))
+        if bad := re.search(r"[%\\]", str(self.folder)):
+            raise ValueError(
+                f"{self.folder}: Slurm reads {bad[0]!r} in the name of a log file as a pattern; "
+                "choose a --run folder without it"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the script, unique in the chain."""
+        return f"{self.step.name}-{self.tasks.start}"
+
+
+def check_chain(steps: Sequence[Step]) -> None:
+    """Raise `ValueError` unless names are unique and each step follows only earlier ones."""
+    seen: set[str] = set()
+    for step in steps:
+        if step.name in seen or not seen.issuperset(step.after):
+            raise ValueError(f"step {step.name} is there twice or comes before {step.after}")
+        seen.add(step.name)
+
+
+def split_tasks(num_tasks: int, max_array_size: int) -> list[range]:
+    """Return the tasks in parts of at most `max_array_size`, which bounds an array's indices."""
+    if max_array_size < 1:
+        raise ValueError(f"MaxArraySize must be at least 1 for job arrays, got {max_array_size}")
+    starts = range(0, num_tasks, max_array_size)
+    return [range(start, min(start + max_array_size, num_tasks)) for start in starts]
+
+
+def _gpu_gres(gres: str) -> str:
+    return next((item for item in gres.split(",") if item.partition(":")[0] == "gpu"), "")
+
+
+def _check_directive(what: str, value: str) -> None:
+    if not value.isprintable():
+        raise ValueError(
+            f"{what} is {value!r}: a line of an sbatch script cannot hold a newline or another "
+            "control character; choose a value without it"
+        )

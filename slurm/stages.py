@@ -1,0 +1,157 @@
+"""The chains: which commands of ours run, in which tasks, and after what. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import PurePosixPath
+
+from slurm.job import Command, Step, check_chain
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainTask:
+    """One training run: a recipe on a shard set, into a folder of its own."""
+
+    recipe: str
+    data: str
+    run: str
+    seed: int | None = None
+
+    def command(self, extra: Command) -> Command:
+        """Return the trainer's arguments, with the user's own at the end."""
+        seed = () if self.seed is None else ("--seed", str(self.seed))
+        paths = ("--data", self.data, "--out", self.run)
+        return ("-m", "trainer", self.recipe, *paths, *seed, *extra)
+
+
+def sweep(
+    recipes: Sequence[str], data: Sequence[str], seeds: Sequence[int], run: PurePosixPath
+) -> tuple[TrainTask, ...]:
+    """Return a run for each recipe × shard set × seed, named after all that vary."""
+    names = dict(zip(data, _names(data), strict=True))
+    tasks = tuple(
+        TrainTask(
+            recipe=recipe,
+            data=url,
+            seed=seed,
+            run=str(run / (recipe + names[url] + ("" if seed is None else f"-seed{seed}"))),
+        )
+        for recipe, url, seed in product(recipes, data, seeds or (None,))
+    )
+    if len({task.run for task in tasks}) < len(tasks):
+        raise ValueError(
+            "two runs of the sweep have the same recipe, data and seed: give each once"
+        )
+    return tasks
+
+
+def ingest(
+    dataset: str, *, num_tasks: int, limit: int | None, extra: Command, after: tuple[str, ...] = ()
+) -> tuple[Step, ...]:
+    """Return the steps that run a plan's blocks in `num_tasks` parts, then finish the data set."""
+    run: Command = ("-m", "ingest", "run", dataset, *extra, "--num-tasks", str(num_tasks))
+    return (
+        Step(
+            name="ingest",
+            commands=(run,),
+            index_flag="--task-index",
+            num_tasks=num_tasks,
+            limit=limit,
+            after=after,
+        ),
+        Step(name="finish", commands=(("-m", "ingest", "finish", dataset),), after=("ingest",)),
+    )
+
+
+def pack(
+    dataset: str, urls: Mapping[str, str], *, extra: Command, after: tuple[str, ...] = ()
+) -> tuple[Step, ...]:
+    """Return the step that packs each view into its URL, a task a view."""
+    commands = tuple(
+        ("-m", "shards", "pack", dataset, "--view", view, "--out", url, *extra)
+        for view, url in urls.items()
+    )
+    return (Step(name="pack", commands=commands, num_tasks=len(commands), after=after),)
+
+
+def train(
+    tasks: Sequence[TrainTask], *, limit: int | None, extra: Command, after: tuple[str, ...] = ()
+) -> tuple[Step, ...]:
+    """Return the step that trains each run of the sweep, a task a run."""
+    commands = tuple(task.command(extra) for task in tasks)
+    step = Step(
+        name="train",
+        commands=commands,
+        num_tasks=len(commands),
+        launch="accelerate",
+        limit=limit,
+        after=after,
+    )
+    return (step,)
+
+
+def predict(
+    runs: Sequence[str],
+    splits: Sequence[str],
+    *,
+    limit: int | None,
+    extra: Command,
+    after: tuple[str, ...] = (),
+) -> tuple[Step, ...]:
+    """Return the step that predicts the splits with each run, a task a run."""
+    commands = tuple(("-m", "trainer", "predict", run, "--split", *splits, *extra) for run in runs)
+    step = Step(
+        name="predict", commands=commands, num_tasks=len(commands), limit=limit, after=after
+    )
+    return (step,)
+
+
+def evaluate(
+    runs: Sequence[str], out: str | None, *, extra: Command, after: tuple[str, ...] = ()
+) -> tuple[Step, ...]:
+    """Return the step that reports on the runs side by side."""
+    where = () if out is None else ("--out", out)
+    return (Step(name="eval", commands=(("-m", "eval", *runs, *where, *extra),), after=after),)
+
+
+def pipeline(
+    config: str,
+    run: PurePosixPath,
+    recipes: Mapping[str, Sequence[str]],
+    *,
+    num_tasks: int,
+    seeds: Sequence[int],
+    limit: int | None,
+    extra: Command,
+) -> tuple[Step, ...]:
+    """Return everything from plan to report under the folder `run`; `recipes` go by view."""
+    dataset = str(run / "dataset")
+    urls = {view: str(run / "shards" / view) for view in recipes}
+    runs = [t for view in recipes for t in sweep(recipes[view], [urls[view]], seeds, run / "runs")]
+    folders = [task.run for task in runs]
+    plan = Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),))
+    steps = (
+        plan,
+        *ingest(dataset, num_tasks=num_tasks, limit=limit, extra=(), after=("plan",)),
+        *pack(dataset, urls, extra=(), after=("finish",)),
+        *train(runs, limit=limit, extra=extra, after=("pack",)),
+        *predict(folders, ("val", "test"), limit=limit, extra=(), after=("train",)),
+        *evaluate(folders, str(run / "report"), extra=(), after=("predict",)),
+    )
+    check_chain(steps)
+    return steps
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    """Name each URL by the parts of it that others do not share: `fold0` of S/fold0/patch."""
+    if len(urls) == 1:
+        return [""]
+    parts = [url.rstrip("/").split("/") for url in urls]
+    start = _num_shared(parts)
+    end = _num_shared([part[start:][::-1] for part in parts])
+    return ["-" + "-".join(part[start : len(part) - end]) for part in parts]
+
+
+def _num_shared(lists: Sequence[Sequence[str]]) -> int:
+    columns = list(zip(*lists, strict=False))
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), len(columns))

@@ -1,0 +1,308 @@
+"""The whole command on made runs: metrics.json, and one page that holds all it shows."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.__main__ import main
+from eval.evaluate import Options, evaluate
+from eval.gallery import neuroglancer_link
+from eval.predictions import PredictionsInfo, read_predictions, write_predictions
+from eval.report import document_of
+from eval.subject import open_subject, read_tags
+from shards.command import run_command
+from shards.schema import View
+
+Make = Callable[..., pd.DataFrame]
+Run = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and its images."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.ids += [named["id"] or ""] if "id" in named else []
+        if tag == "a":
+            self.links.append(named.get("href") or "")
+        elif named.get("src") is not None:
+            self.loaded.append(named["src"] or "")
+        if tag == "img":
+            self.images.append(named)
+        assert tag != "link"
+
+
+def document(*paths: Path, tags: Path | None = None, **options: Any) -> Any:
+    """Return metrics.json without drawing the page."""
+    read = read_tags(tags) if tags else None
+    found = [
+        evaluate(replace(open_subject(path), tags=read), Options(**options), lambda step: None)
+        for path in paths
+    ]
+    return json.loads(json.dumps(document_of(found, []), allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def both(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the report of both runs."""
+    out = tmp_path_factory.mktemp("both")
+    assert run_command(main, [str(runs["2d"]), str(runs["3d"]), "--out", str(out)]) == 0
+    return out
+
+
+def test_metrics_json_holds_every_run(both: Path) -> None:
+    written = json.loads((both / "metrics.json").read_text())
+    assert written["schema_version"] == 1
+    assert [run["name"] for run in written["runs"]] == ["2d", "3d"]
+    for run in written["runs"]:
+        for metric in ("balanced_accuracy", "auroc", "f1", "mcc", "log_loss"):
+            found = run["metrics"][metric]
+            assert found["low"] <= found["value"] <= found["high"], metric
+        assert run["tau_from"] == "val"
+        assert np.sum(run["confusion"]) == run["n_synapses"]
+        assert run["n_neurons"] == 12
+        assert set(run["baselines"]) == {
+            "majority", "metadata", "connectivity", "connectivity_leaked", "hog_forest",
+        }  # fmt: skip
+        assert set(run["counts"]) == {"train", "val", "test"}
+        assert {finding["check"] for finding in run["audit"]} == {
+            "shared neurons", "duplicate samples", "overlapping boxes", "duplicate images",
+        }  # fmt: skip
+        assert not any(finding["found"] for finding in run["audit"])
+        assert run["baselines"]["connectivity"]["metrics"]["balanced_accuracy"]["value"] < 0.65
+    [pair] = written["comparisons"]
+    assert (pair["first"], pair["second"]) == ("2d", "3d")
+    assert pair["metrics"]["balanced_accuracy"]["low"] > 0
+    assert pair["metrics"]["balanced_accuracy"]["p_value"] < 0.05
+
+
+def test_the_page_stands_alone(both: Path) -> None:
+    text = (both / "report.html").read_text()
+    page = Page(text)
+    assert page.images
+    assert all(source.startswith("data:") for source in page.loaded)
+    assert not re.search(r"url\((?!data:)|@import|<script src|<iframe", text)
+    assert all(image.get("alt") is not None for image in page.images)
+    inside = [link[1:] for link in page.links if link.startswith("#")]
+    assert set(inside) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert len(text) < 15_000_000
+
+
+def test_the_page_shows_what_was_measured(both: Path) -> None:
+    text = (both / "report.html").read_text()
+    written = json.loads((both / "metrics.json").read_text())
+    for run in written["runs"]:
+        value = run["metrics"]["balanced_accuracy"]
+        shown = f'{value["value"]:.3f} <span class="ci">[{value["low"]:.3f}, {value["high"]:.3f}]'
+        assert shown in text
+    for heading in ("Against the baselines", "Calibration", "Strata", "Split audit", "Gallery"):
+        assert text.count(f">{heading}</h3>") == 2
+    assert "Learning curves" in text
+    assert 'type="range"' in text
+    assert "split audit found no leak" in text
+
+
+def test_pictured_synapses_link_to_their_place(both: Path) -> None:
+    links = [link for link in Page((both / "report.html").read_text()).links if "#!" in link]
+    assert links
+    state = json.loads(unquote(links[0].split("#!")[1]))
+    assert state["layers"][0]["source"] == "precomputed://https://example.org/em"
+    assert len(state["position"]) == 3
+    assert state["dimensions"]["x"] == [1e-9, "m"]
+
+
+def test_segmentation_shows_both_partners(runs: dict[str, Path]) -> None:
+    subject = open_subject(runs["2d"])
+    link = neuroglancer_link(subject, subject.test.frame.iloc[0], "https://example.org/seg")
+    assert link is not None
+    layer = json.loads(unquote(link.split("#!")[1]))["layers"][1]
+    assert layer["source"] == "precomputed://https://example.org/seg"
+    assert len(layer["segments"]) == 2
+
+
+def test_a_csv_alone_is_evaluated(
+    make_predictions: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = make_predictions(1)[["synapse_id", "probability", "label", "neuron_id"]]
+    frame.rename(columns={"neuron_id": "neuron"}).to_csv(tmp_path / "p.csv", index=False)
+    assert run_command(main, [str(tmp_path / "p.csv")]) == 0
+    said = capsys.readouterr().out
+    run = json.loads((tmp_path / "metrics.json").read_text())["runs"][0]
+    assert run["tau"] == 0.5
+    assert run["tau_from"] == "default"
+    assert any("No validation predictions: the threshold is 0.5" in note for note in run["notes"])
+    assert any("No shard set is known" in note for note in run["notes"])
+    assert f"{run['metrics']['balanced_accuracy']['value']:.3f}" in said
+    assert "baseline: majority class" in said
+
+
+def test_splits_in_one_file_are_told_apart(make_predictions: Make, tmp_path: Path) -> None:
+    parts = [
+        make_predictions(1).assign(split="val"),
+        make_predictions(2, first_neuron=500).assign(split="test"),
+    ]
+    write_predictions(tmp_path / "p.parquet", pd.concat(parts), PredictionsInfo())
+    run = document(tmp_path / "p.parquet")["runs"][0]
+    assert run["n_synapses"] == len(parts[1])
+    assert run["tau_from"] == "val"
+
+
+def test_four_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ("ach", "gaba", "glut", "da")
+    for split in ("val", "test"):
+        groups = np.repeat(np.arange(40), 6)
+        values = 0.6 * rng.dirichlet([1] * 4, 240) + 0.4 * np.eye(4)[groups % 4]
+        frame = pd.DataFrame(
+            {"synapse_id": np.arange(240), "neuron_id": groups + 1, "label": groups % 4}
+            | {f"probability_{name}": values[:, c] for c, name in enumerate(names)}
+        )
+        write_predictions(tmp_path / f"{split}.parquet", frame, PredictionsInfo(class_names=names))
+    assert run_command(main, [str(tmp_path / "test.parquet")]) == 0
+    run = json.loads((tmp_path / "metrics.json").read_text())["runs"][0]
+    assert run["tau"] is None
+    assert np.shape(run["confusion"]) == (4, 4)
+    assert run["calibration"]["chosen"] in {"none", "temperature"}
+
+
+def test_stress_is_tabled(make_predictions: Make, run_maker: Run, tmp_path: Path) -> None:
+    clean, val = make_predictions(1, gain=3.0), make_predictions(2, gain=3.0, first_neuron=500)
+    blurred = clean.assign(probability=0.5 + (clean["probability"] - 0.5) * 0.3 - 0.05)
+    run_maker(tmp_path, {"val": val, "test": clean, "test.blur": blurred})
+    assert run_command(main, [str(tmp_path)]) == 0
+    [row] = json.loads((tmp_path / "metrics.json").read_text())["runs"][0]["stress"]
+    assert row["name"] == "blur"
+    assert row["cost"]["balanced_accuracy"]["value"] < 0
+    assert row["cost"]["auroc"]["value"] == pytest.approx(0.0, abs=1e-9)
+    assert "Robustness" in (tmp_path / "report.html").read_text()
+
+
+def test_tags_reach_strata_and_baseline(runs: dict[str, Path], tmp_path: Path) -> None:
+    frame, info = read_predictions(runs["2d"] / "predictions" / "test.parquet")
+    assert info.data_url
+    tags = pd.DataFrame(
+        {
+            "id": frame["synapse_id"],
+            "tag": ["spine", "shaft"] * (len(frame) // 2) + ["shaft"] * (len(frame) % 2),
+        }
+    )
+    tags.to_csv(tmp_path / "tags.csv", index=False)
+    run = document(runs["2d"], tags=tmp_path / "tags.csv", images=False)["runs"][0]
+    assert {"target compartment"} <= {row["what"] for row in run["strata"]}
+    assert "target compartment" in run["baselines"]["metadata"]["note"]
+    assert "hog_forest" not in run["baselines"]
+    assert any("Pictures were left out" in note for note in run["notes"])
+
+
+def test_a_leak_makes_a_red_box_and_names_are_not_markup(
+    make_predictions: Make, run_maker: Run, tmp_path: Path
+) -> None:
+    names = ("<b>low</b>", "<script>alert(1)</script>")
+    frames = {"val": make_predictions(1), "test": make_predictions(2)}
+    run_maker(tmp_path, frames, class_names=names)
+    assert run_command(main, [str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert '<div class="box red" role="alert">' in text
+    assert "shared neurons: 30 of 30 neurons shared between val and test" in text
+
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"label": 1}, "no labelled sample of class inhibitory"),
+    ({"neuron_id": 7}, "all .* samples are of one neuron, 7"),
+    ({"label": -1}, "no labelled sample of class inhibitory, excitatory among 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ERRORS)
+def test_too_little_to_score_is_said(
+    make_predictions: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "p.parquet"
+    write_predictions(path, make_predictions(1).assign(**change), PredictionsInfo())
+    assert run_command(main, [str(path)]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, said)
+    assert str(path) in said
+
+
+def test_errors_name_the_cure(
+    make_predictions: Make, run_maker: Run, shards_of: Callable[[View], str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    frame = make_predictions(1)
+    cases = {
+        "no such predictions file": [str(tmp_path / "none.parquet")],
+        "no such run description": [str(tmp_path)],
+        "at least 2 runs": ["compare", str(tmp_path)],
+    }
+    run = run_maker(tmp_path / "run", {"val": frame})
+    cases["make them by `python -m trainer predict"] = [str(run)]
+    other = run_maker(tmp_path / "other", {"test": frame}, manifest_sha256="0" * 64)
+    cases["has .*; give that set by --data"] = [str(other), "--data", shards_of("patch")]
+    alien = run_maker(tmp_path / "alien", {"test": frame})
+    cases["predicted samples are not in the test split"] = [
+        str(alien),
+        "--data",
+        shards_of("patch"),
+    ]
+    for message, args in cases.items():
+        assert run_command(main, args) == 1, message
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("error: ")
+        assert re.search(message, said), said
+
+
+def test_runs_that_disagree_about_labels_are_not_compared(
+    make_predictions: Make, run_maker: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = make_predictions(1)
+    first = run_maker(tmp_path / "a", {"test": frame})
+    second = run_maker(tmp_path / "b", {"test": frame.assign(label=1 - frame["label"])})
+    assert run_command(main, ["compare", str(first), str(second)]) == 1
+    assert "disagree about the labels" in capsys.readouterr().err
+
+
+def test_runs_without_common_samples_are_shown_unpaired(
+    make_predictions: Make, run_maker: Run, tmp_path: Path
+) -> None:
+    first = run_maker(tmp_path / "a", {"test": make_predictions(1)})
+    second = run_maker(tmp_path / "b", {"test": make_predictions(2, first_neuron=500)})
+    [pair] = document(first, second)["comparisons"]
+    assert pair["not_paired"] == "they have no sample in common"
+
+
+@pytest.mark.parametrize("args", [["compare", "--help"], ["export", "--help"]])
+def test_help_has_an_example(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 0
+    assert "Example: python -m eval" in capsys.readouterr().out
+
+
+def test_help_of_the_command_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    said = capsys.readouterr().out
+    assert "Example: python -m eval" in said
+    assert "compare" in said

@@ -1,0 +1,92 @@
+"""Tables on another machine, in every format, with and without a header, over a bad line."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ingest import fetch, remote
+from ingest.remote import RemoteFile, remote_identity
+from ingest.tables import open_table
+from tests.servers.files import FileServer
+
+ROWS = pd.DataFrame(
+    {
+        "id": np.arange(30_000) + 864691135000000000,
+        "size": np.arange(30_000) * 0.5,
+        "status_axon": np.where(np.arange(30_000) % 3 == 0, "t", "f"),
+    }
+)
+HEADER = "id,bigint\nsize,double precision\nstatus_axon,boolean\n"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    ROWS.to_parquet(folder / "t.parquet", row_group_size=5000)
+    ROWS.to_feather(folder / "t.feather")
+    ROWS.to_csv(folder / "t.csv", index=False)
+    text = ROWS.to_csv(index=False, header=False).encode()
+    half = len(text) // 2
+    parts = gzip.compress(text[:half]) + gzip.compress(text[half:])  # two members, as dumps have
+    (folder / "bare.csv.gz").write_bytes(parts)
+    (folder / "typed_header.csv").write_text(HEADER)
+    (folder / "line_header.csv").write_text("id,size,status_axon\n")
+    return folder
+
+
+@pytest.fixture(params=[0.0, 0.1], ids=["well", "faulty"])
+def server(
+    request: pytest.FixtureRequest, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FileServer]:
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(fetch.Retry, "wait", lambda *_: 0.0)
+    with FileServer(folder=tables, fault_rate=request.param) as running:
+        yield running
+        assert (running.num_faults > 0) == (request.param > 0)
+
+
+def test_every_format_is_read_the_same(server: FileServer) -> None:
+    for name, header in [
+        ("t.parquet", None),
+        ("t.feather", None),
+        ("t.csv", None),
+        ("bare.csv.gz", "typed_header.csv"),
+        ("bare.csv.gz", "line_header.csv"),
+    ]:
+        table = open_table(f"{server.url}/{name}", header and f"{server.url}/{header}")
+        rows = pd.concat(table.batches(["id", "size", "status_axon"]), ignore_index=True)
+        pd.testing.assert_frame_equal(rows, ROWS, check_dtype=False)
+        assert rows["id"].dtype == np.int64
+
+
+def test_seeking_and_reading_like_a_local_file(tables: Path) -> None:
+    local = (tables / "t.csv").read_bytes()
+    rng = np.random.default_rng(1)
+    with (
+        FileServer(folder=tables) as server,
+        RemoteFile(f"{server.url}/t.csv", block_bytes=5000) as file,
+    ):
+        for start, length in rng.integers(0, len(local) + 100, (60, 2)):
+            file.seek(start)
+            assert file.read(length % 20_000) == local[start : start + length % 20_000]
+        file.seek(-7, 2)
+        assert file.read() == local[-7:]
+
+
+def test_identity_tells_a_changed_table(tables: Path) -> None:
+    with FileServer(folder=tables) as server:
+        url = f"{server.url}/changing.csv"
+        (tables / "changing.csv").write_text("a,b\n1,2\n")
+        before = remote_identity(url)
+        assert before["bytes"] == 8
+        (tables / "changing.csv").write_text("a,b\n1,3\n")
+        assert remote_identity(url) != before
+
+
+def test_a_missing_table_is_named(tables: Path) -> None:
+    with FileServer(folder=tables) as server, pytest.raises(ValueError, match=r"none.csv: no such"):
+        open_table(f"{server.url}/none.csv")

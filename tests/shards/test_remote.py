@@ -1,0 +1,238 @@
+"""Remote shards: right bytes through faults, a cache that keeps its limits and survives kills."""
+
+import fcntl
+import itertools
+import multiprocessing
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.cache import CacheSpec, cache_from_environment
+from shards.order import OrderSpec
+from shards.remote import Patience
+from shards.schema import View
+from shards.serve import RangeHandler, serving
+from shards.shardset import open_shards
+from shards.stream import Stream
+from shards.verify import verify
+
+pytestmark = pytest.mark.timeout(90)
+Packed = Callable[[View], Path]
+ORDER = OrderSpec(seed=3, balance="class")
+
+
+class Faulty(RangeHandler):
+    """Fails every n-th request for a tar: refused, cut short, reset, slow, in turn."""
+
+    requests = itertools.count()
+    sent = 0
+    failing = True
+    every = 3
+    faults = ("503", "cut", "reset", "slow")
+
+    def send_bytes(self, path: Path, start: int, stop: int) -> None:
+        type(self).sent += stop - start
+        fault = self.fault(path)
+        if fault == "cut":
+            super().send_bytes(path, start, start + (stop - start) // 2)
+        elif fault != "reset":
+            time.sleep(0.2 if fault == "slow" else 0)
+            super().send_bytes(path, start, stop)
+            return
+        self.close_connection = True
+        self.connection.close()
+
+    def answer(self, *, with_body: bool) -> None:
+        if with_body and self.fault(Path(self.path)) == "503":
+            self.send_error(503)
+        else:
+            super().answer(with_body=with_body)
+
+    def fault(self, path: Path) -> str:
+        if not self.failing or path.suffix != ".tar":
+            return ""
+        number = next(self.requests)
+        return (
+            self.faults[number // self.every % len(self.faults)] if number % self.every == 0 else ""
+        )
+
+
+@pytest.fixture
+def faulty() -> type[Faulty]:
+    """Return a handler class of this test's own."""
+    return type("Faulty", (Faulty,), {"requests": itertools.count()})
+
+
+def read_epoch(url: str, cache: CacheSpec | None = None) -> list[tuple[Any, ...]]:
+    with (
+        open_shards(url, cache) as shards,
+        Stream(shards, "train", batch_size=8, order=ORDER, epochs=2) as stream,
+    ):
+        return [(b.rows.tolist(), b.labels.tolist(), b.images.tobytes()) for b in stream]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheSpec:
+    return CacheSpec(folder=tmp_path / "cache", limit_bytes=10**9)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_faults_of_the_link_do_not_reach_the_batches(
+    packed: Packed, faulty: type[Faulty], cache: CacheSpec, cached: bool
+) -> None:
+    expected = read_epoch(str(packed("cube")))
+    with serving(packed("cube"), handler=faulty) as url:
+        assert read_epoch(url, cache if cached else None) == expected
+
+
+def test_the_cache_fetches_every_part_once(
+    packed: Packed, faulty: type[Faulty], cache: CacheSpec
+) -> None:
+    faulty.failing = False
+    with serving(packed("patch"), handler=faulty) as url:
+        first = read_epoch(url, cache)
+        sent = faulty.sent
+        assert read_epoch(url, cache) == first
+        again = faulty.sent - sent
+    size = sum(path.stat().st_size for path in packed("patch").glob("train*.tar"))
+    small = sum(path.stat().st_size for path in packed("patch").iterdir() if path.suffix != ".tar")
+    assert sent <= size + small
+    assert again <= small
+
+
+def bytes_in(folder: Path) -> int:
+    """Return the size of all cached shards, under the lock that keeps them as they are."""
+    with (folder / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return sum(path.stat().st_size for path in folder.glob("*.cache"))
+
+
+def test_the_limit_holds_and_what_does_not_fit_is_read_past_the_cache(
+    packed: Packed, tmp_path: Path
+) -> None:
+    expected = read_epoch(str(packed("cube")))
+    cache = CacheSpec(folder=tmp_path / "cache", limit_bytes=120_000, grace_s=0.0)
+    largest = 0
+    with (
+        serving(packed("cube")) as url,
+        open_shards(url, cache) as shards,
+        Stream(shards, "train", batch_size=8, order=ORDER, epochs=2) as stream,
+    ):
+        for batch, (_, _, voxels) in zip(stream, expected, strict=True):
+            assert batch.images.tobytes() == voxels
+            largest = max(largest, bytes_in(cache.folder))
+    assert 50_000 < largest <= cache.limit_bytes
+
+
+def test_damage_in_the_cache_is_mended(packed: Packed, cache: CacheSpec) -> None:
+    expected = read_epoch(str(packed("cube")))
+    with serving(packed("cube")) as url:
+        read_epoch(url, cache)
+        for path in cache.folder.glob("*.cache"):
+            content = bytearray(path.read_bytes())
+            content[2000:30000] = bytes(28000)
+            path.write_bytes(content)
+        assert read_epoch(url, cache) == expected
+
+
+def test_damage_on_the_remote_side_is_named(altered: Path, cache: CacheSpec) -> None:
+    path = altered / "train-000002.tar"
+    content = bytearray(path.read_bytes())
+    content[1500:40000:97] = bytes(len(content[1500:40000:97]))
+    path.write_bytes(content)
+    with serving(altered) as url:
+        for chosen in (None, cache):
+            with pytest.raises(ValueError, match=r"train-000002.tar: sample \w+ has checksum"):
+                read_epoch(url, chosen)
+        assert any("train-000002.tar" in fault for fault in verify(url))
+
+
+def test_a_missing_shard_and_a_missing_set_are_named(altered: Path) -> None:
+    (altered / "train-000001.tar").unlink()
+    with serving(altered) as url:
+        with pytest.raises(ValueError, match=r"train-000001.tar: no such object"):
+            read_epoch(url)
+        with pytest.raises(ValueError, match=r"manifest.json: no such object"):
+            open_shards(f"{url}/elsewhere")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_endpoint_that_goes_in_mid_epoch_is_named_in_time(
+    packed: Packed, faulty: type[Faulty], cache: CacheSpec, cached: bool
+) -> None:
+    faulty.failing = False
+    with (
+        serving(packed("cube"), handler=faulty) as url,
+        open_shards(url, cache if cached else None, Patience(total_s=1.0)) as shards,
+        Stream(shards, "train", batch_size=8, prefetch=1) as stream,
+    ):
+        faulty.failing, faulty.every, faulty.faults = True, 1, ("reset",)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=r"train-\d+.tar: no answer within 1 s"):
+            deque(stream, maxlen=0)
+    assert time.monotonic() - start < 10
+
+
+def _read_for_ever(url: str, cache: CacheSpec) -> None:
+    while True:
+        read_epoch(url, cache)
+
+
+def test_jobs_share_a_cache_and_one_of_them_is_killed(
+    packed: Packed, faulty: type[Faulty], cache: CacheSpec
+) -> None:
+    faulty.faults = ("slow",)
+    expected = read_epoch(str(packed("patch")))
+    context = multiprocessing.get_context("spawn")
+    with serving(packed("patch"), handler=faulty) as url:
+        other = context.Process(target=_read_for_ever, args=(url, cache))
+        other.start()
+        while not cache.folder.is_dir() or not list(cache.folder.glob("*.cache")):
+            time.sleep(0.005)
+        other.kill()
+        assert read_epoch(url, cache) == expected
+        other.join()
+
+
+def test_a_full_disk_is_said_and_read_past(
+    packed: Packed, cache: CacheSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with serving(packed("cube")) as url, pytest.warns(RuntimeWarning, match="No space left"):
+        assert read_epoch(url, cache) == read_epoch(str(packed("cube")))
+    assert not list(cache.folder.glob("*.cache"))
+
+
+def test_a_folder_that_may_not_be_used_is_named(packed: Packed, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        serving(packed("cube")) as url,
+        pytest.raises(ValueError, match="cannot cache shards there"),
+    ):
+        open_shards(url, CacheSpec(folder=tmp_path / "file" / "cache", limit_bytes=1))
+
+
+def test_the_environment_names_the_cache(tmp_path: Path) -> None:
+    assert cache_from_environment({}) is None
+    named = {"SYNSHARDS_CACHE_DIR": str(tmp_path), "SYNSHARDS_CACHE_GB": "0.5"}
+    assert cache_from_environment(named) == CacheSpec(folder=tmp_path, limit_bytes=500_000_000)
+    with pytest.raises(ValueError, match="must be a number"):
+        cache_from_environment(named | {"SYNSHARDS_CACHE_GB": "much"})
+
+
+def test_closing_in_the_middle_leaves_no_thread(packed: Packed, cache: CacheSpec) -> None:
+    with serving(packed("cube")) as url:
+        with open_shards(url, cache) as shards, Stream(shards, "train", batch_size=8) as stream:
+            next(stream)
+        names = [thread.name for thread in threading.enumerate()]
+        assert not [name for name in names if name.startswith("shards")]

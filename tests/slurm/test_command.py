@@ -1,0 +1,69 @@
+"""The command line, where no Slurm is needed."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from slurm.__main__ import run_command
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no Slurm on the PATH."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def exit_code(*words: str) -> int:
+    try:
+        return run_command(list(words))
+    except SystemExit as end:
+        return int(str(end.code))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "submit", "submit ingest", "submit pipeline", "submit train", "status", "cancel"],
+)
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert exit_code(*words.split(), "--help") == 0
+    assert not words or "Example: python -m slurm" in " ".join(capsys.readouterr().out.split())
+
+
+def test_dry_run_prints_and_touches_nothing(
+    capsys: pytest.CaptureFixture[str], empty: Path
+) -> None:
+    words = ("submit", "train", "unet3d", "--data", "a b", "--run", "r", "--seeds", "1", "2")
+    assert exit_code(*words, "--dry-run", "--", "--lr", "1e-3") == 0
+    command = shlex.join(["-m", "trainer", "unet3d", "--data", "a b", "--out"])
+    expected = f"1) command=({command} r/unet3d-seed2 --seed 2 --lr 1e-3) ;;"
+    assert expected in capsys.readouterr().out
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("submit ingest d --run r", 1, "scontrol is not installed here: run this on a login node"),
+        ("submit ingest d --run r --dry-run --tasks 0", 1, "ingest needs at least one task, got 0"),
+        ("submit ingest d --run r --dry-run --limit 0", 1, "must run, got limit 0"),
+        ("submit pipeline c --run r --dry-run", 1, "nothing to train: name recipes with --patch"),
+        ("submit ingest d --run r --dry-run --resume", 1, "leave --resume out"),
+        ("submit ingest d --run r --site hyak --dry-run", 1, "needs account from you"),
+        ("submit train a a --data u --run r --dry-run", 1, "give each once"),
+        ("status r", 1, "r holds no chain: name the --run folder of a submission"),
+        ("status r -- more", 1, "only submit runs commands that could take more"),
+        ("submit ingest d", 2, "--run"),
+        ("submit nothing", 2, "nothing"),
+    ],
+)
+def test_errors_are_one_line_with_the_cure(
+    capsys: pytest.CaptureFixture[str], words: str, code: int, message: str
+) -> None:
+    assert exit_code(*words.split()) == code
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    if code == 1:
+        assert said.count("\n") == 1

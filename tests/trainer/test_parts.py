@@ -1,0 +1,308 @@
+"""The parts of a run, each against a formula or what it replaces."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainer import state as checkpoints
+from trainer.augment import augment_batch
+from trainer.config import Augment, Config, config_from_json, config_to_json, differences
+from trainer.losses import cross_entropy, one_hot_targets
+from trainer.memory_format import choose_memory_format, to_memory_format
+from trainer.models import MODELS, center_crop
+from trainer.norms import to_group_norm
+from trainer.optim import build_optimizer, learning_rate
+from trainer.randomness import seed_for, uniforms
+from trainer.recipes import RECIPES, get_recipe
+from trainer.tta import averaged, symmetries
+from trainer.weights import adapt_input
+
+ROWS = np.arange(6, dtype=np.int64)
+
+
+def images(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+
+
+def config(**changes: object) -> Config:
+    values = config_to_json(get_recipe("unet3d_small")) | changes
+    return config_from_json(values, where="test")
+
+
+# Randomness
+
+
+@given(seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6), start=st.integers(0, 10**9))
+def test_numbers_of_a_sample_do_not_depend_on_its_batch(seed: int, epoch: int, start: int) -> None:
+    rows = np.arange(start, start + 5, dtype=np.int64)
+    together = uniforms("flip", seed, epoch, rows, 3)
+    alone = uniforms("flip", seed, epoch, rows[3:4], 3)
+    np.testing.assert_array_equal(together[3:4], alone)
+    assert ((together >= 0) & (together < 1)).all()
+
+
+def test_numbers_are_uniform_and_unrelated() -> None:
+    numbers = uniforms("flip", 42, 3, np.arange(4000, dtype=np.int64), 4)
+    counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
+    assert ((counts - 800) ** 2 / 800).sum() < 44  # chi-squared with 19 degrees, p = 0.001
+    others = [
+        uniforms("turn", 42, 3, np.arange(4000, dtype=np.int64), 4),
+        uniforms("flip", 43, 3, np.arange(4000, dtype=np.int64), 4),
+        uniforms("flip", 42, 4, np.arange(4000, dtype=np.int64), 4),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(numbers.ravel(), other.ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(numbers, rowvar=False) - np.eye(4)).max() < 0.06
+
+
+def test_seeds_depend_on_order() -> None:
+    assert len({seed_for("a", 1, 2), seed_for("a", 2, 1), seed_for("b", 1, 2)}) == 3
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 16, 16), (6, 2, 4, 16, 16)])
+def test_augmentation_of_a_sample_does_not_depend_on_its_batch(shape: tuple[int, ...]) -> None:
+    augment = Augment(brightness=0.2, contrast=0.3, shift_vx=3)
+    x, crop = images(shape), (2, 10, 10) if len(shape) == 5 else (10, 10)
+    whole = augment_batch(x, ROWS, augment, crop=crop, seed=1, epoch=2)
+    part = augment_batch(x[2:4], ROWS[2:4], augment, crop=crop, seed=1, epoch=2)
+    assert whole.shape == (6, shape[1], *crop)
+    torch.testing.assert_close(whole[2:4], part, rtol=0, atol=0)
+    other = augment_batch(x, ROWS, augment, crop=crop, seed=1, epoch=3)
+    assert not torch.equal(whole, other)
+
+
+@pytest.mark.parametrize(("view", "shape"), [("patch", (40, 1, 8, 8)), ("cube", (90, 1, 3, 8, 8))])
+def test_flips_and_turns_are_symmetries(view: str, shape: tuple[int, ...]) -> None:
+    x = images((1, *shape[1:])).expand(shape)
+    out = augment_batch(x, np.arange(shape[0]), Augment(), crop=(), seed=0, epoch=0)
+    square = [image[0].numpy().tobytes() for f in symmetries("patch") for image in [f(x[:1])]]
+    expected = set(square)
+    if view == "cube":
+        expected |= {f(x[:1].flip(2))[0].numpy().tobytes() for f in symmetries("patch")}
+    found = {image.numpy().tobytes() for image in out}
+    assert out.dtype == torch.uint8
+    assert found == expected
+
+
+def test_no_augmentation_is_the_central_crop() -> None:
+    x = images((6, 1, 5, 9, 9))
+    none = Augment(flip=False, turn=False)
+    out = augment_batch(x, ROWS, none, crop=(3, 4, 4), seed=0, epoch=0)
+    assert torch.equal(out, x[:, :, 1:4, 2:6, 2:6])
+
+
+def test_brightness_and_contrast_stay_in_bounds() -> None:
+    x = images((6, 1, 20, 20))
+    augment = Augment(flip=False, turn=False, brightness=0.2, contrast=0.5)
+    out = augment_batch(x, ROWS, augment, crop=(), seed=0, epoch=0)
+    assert out.min() >= 0
+    assert out.max() <= 255
+    shifts = (out - x.float()).mean(dim=(1, 2, 3))
+    assert shifts.abs().max() <= 0.2 * 255 + 5
+    assert shifts.std() > 1
+
+
+# Models, norms, memory formats
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_model_gives_logits(name: str, channels: int) -> None:
+    model = MODELS[name](config(width=4, dropout=0.1), channels, 3)
+    flat = any(isinstance(m, nn.Conv2d) for m in model.modules())
+    x = torch.rand(2, channels, 64, 64) if flat else torch.rand(2, channels, 8, 32, 32)
+    assert model(x).shape == (2, 3)
+    replaced = to_group_norm(model)
+    assert replaced
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    assert model(x).shape == (2, 3)
+
+
+def test_group_norm_keeps_scale_and_shift() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(48))
+    nn.init.uniform_(model[0].weight)
+    nn.init.uniform_(model[0].bias)
+    weight, bias = model[0].weight.clone(), model[0].bias.clone()
+    assert to_group_norm(model) == ["0"]
+    x = torch.rand(3, 48, 5, 5)
+    expected = nn.functional.group_norm(x, 24, weight, bias, eps=1e-5)
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_summed_stem_sees_gray_as_it_saw_colour(channels: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=True), nn.ReLU())
+    gray = torch.rand(2, 1, 9, 9)
+    expected = model(gray.expand(-1, 3, -1, -1))
+    adapt_input(model, channels, pretrained=True)
+    torch.testing.assert_close(model(gray.expand(-1, channels, -1, -1)), expected)
+
+
+def test_channels_last_changes_layout_but_not_results() -> None:
+    model = MODELS["unet3d_small"](config(width=4), 1, 2).eval()
+    x = torch.rand(2, 1, 8, 32, 32)
+    before = model(x)
+    to_memory_format(model, "channels_last")
+    conv = next(m for m in model.modules() if isinstance(m, nn.Conv3d) and m.in_channels > 1)
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-4)
+    to_memory_format(model, "contiguous")
+    assert conv.weight.is_contiguous()
+
+
+def test_the_faster_memory_format_is_chosen_on_a_copy() -> None:
+    model = MODELS["cnn_2d"](config(dropout=0.0, crop=[8, 32, 32]), 1, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.rand(2, 1, 32, 32)
+    chosen, seconds = choose_memory_format(model, lambda m: m(x).sum(), torch.device("cpu"))
+    assert seconds[chosen] == min(seconds.values())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None for p in model.parameters())
+
+
+# Loss, rate, optimiser
+
+
+def test_cross_entropy_agrees_with_torch() -> None:
+    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    expected = nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, one_hot_targets(labels, 3)), expected)
+    soft = torch.rand(7, 3).softmax(dim=1)
+    expected = nn.functional.cross_entropy(logits, soft, reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, soft), expected)
+
+
+def test_learning_rates() -> None:
+    cosine = config(schedule="cosine", warmup=0.0, lr=1.0)
+    assert learning_rate(cosine, 0, 100) == 1.0
+    assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
+    assert learning_rate(cosine, 25, 100) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    cycle = config(schedule="one_cycle", warmup=0.25, lr=1.0)
+    rates = [learning_rate(cycle, step, 100) for step in range(100)]
+    assert max(rates) == rates[25] == 1.0
+    assert rates[:26] == sorted(rates[:26])
+    assert rates[25:] == sorted(rates[25:], reverse=True)
+    constant = config(schedule="constant", warmup=0.1, lr=1.0)
+    assert [learning_rate(constant, s, 100) for s in (10, 99)] == [1.0, 1.0]
+    assert 0 < learning_rate(constant, 0, 100) < learning_rate(constant, 9, 100) < 1
+
+
+def test_vectors_are_not_decayed() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = build_optimizer(config(optimizer="sgd", weight_decay=0.1), model)
+    decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decay[p] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.0]
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_an_optimizer_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.LazyLinear(2)),
+        torch.rand(4, 2, 8, 8),
+    )
+    model(x)
+    to_memory_format(model, "channels_last")
+    settings = config(optimizer=kind, weight_decay=0.01)
+    optimizer = build_optimizer(settings, model)
+
+    def steps(count: int) -> list[torch.Tensor]:
+        for _ in range(count):
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [p.detach().clone() for p in model.parameters()]
+
+    start = steps(3)
+    tensors, plain = checkpoints.flatten_optimizer(optimizer.state_dict())
+    groups = {"optimizer": tensors, "model": model.state_dict()}
+    checkpoints.save_checkpoint(tmp_path, 3, groups, {"plain": plain}, ["last"])
+    expected = steps(2)
+    model.load_state_dict(checkpoints.load_tensors(tmp_path / "last", "model"))
+    for a, b in zip(model.parameters(), start, strict=True):
+        assert torch.equal(a, b)
+    optimizer = build_optimizer(settings, model)
+    saved = checkpoints.load_state(tmp_path / "last")["plain"]
+    checkpoints.restore_optimizer(
+        optimizer, checkpoints.load_tensors(tmp_path / "last", "optimizer"), saved
+    )
+    for a, b in zip(steps(2), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checkpoints_without_a_name_are_deleted(tmp_path: Path) -> None:
+    for step, names in ((1, ["last", "best"]), (2, ["last"]), (3, ["last"])):
+        groups = {"model": {"w": torch.full((2,), float(step))}}
+        checkpoints.save_checkpoint(tmp_path, step, groups, {"step": step}, names)
+    folders = sorted(p.name for p in tmp_path.iterdir() if not p.is_symlink())
+    assert folders == ["000000001", "000000003"]
+    assert checkpoints.load_state(tmp_path / "best")["step"] == 1
+    assert checkpoints.load_tensors(tmp_path / "last", "model")["w"][0] == 3
+
+
+# Configs
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = get_recipe(name)
+    assert config_from_json(config_to_json(recipe), where="test") == recipe
+    assert recipe.model in MODELS
+
+
+def test_differences_are_named() -> None:
+    new = config(lr=1.0, augment={**config_to_json(config())["augment"], "flip": False})
+    found = differences(config_to_json(config()), config_to_json(new))
+    assert found == ["augment.flip True -> False", f"lr {config().lr} -> 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": [24, 96]}, "crop must be 3 positive sizes for a cube"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
+        ({"colour": 1}, "unknown config fields colour"),
+    ],
+)
+def test_bad_configs_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+# Test-time augmentation
+
+
+@pytest.mark.parametrize(("view", "shape"), [("patch", (2, 1, 7, 7)), ("cube", (2, 1, 3, 6, 6))])
+def test_symmetries_are_eight_different_ones(view: str, shape: tuple[int, ...]) -> None:
+    x = images(shape)
+    transforms = symmetries(view)
+    assert torch.equal(transforms[0](x), x)
+    assert len({t(x).numpy().tobytes() for t in transforms}) == 8
+    assert all(t(x).shape == x.shape for t in transforms)
+
+
+def test_tta_crops_before_it_mirrors() -> None:
+    x, crop = images((2, 1, 7, 7)).float(), (4, 4)
+
+    def first(x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0, 0]
+
+    mean = averaged(first, symmetries("patch"), crop)(x)
+    inside = center_crop(x, crop)
+    expected = torch.stack([t(inside)[:, 0, 0] for t in symmetries("patch")]).mean(dim=0)
+    torch.testing.assert_close(mean, expected)

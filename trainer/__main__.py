@@ -1,0 +1,159 @@
+"""Train a classifier, or predict with one.
+
+    accelerate launch -m trainer RECIPE --data URL [--out runs/NAME] [--field value …]
+    python -m trainer recipes
+    python -m trainer predict RUN [--data URL] --split val test [--tta]
+    python -m trainer export RUN FOLDER
+
+Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from shards.command import run_command
+from shards.files import read_json
+from trainer.config import Config, System
+from trainer.recipes import RECIPES, get_recipe
+
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a recipe; the same command again continues an unfinished run.
+
+    Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube
+    """
+
+    data: str
+    """Shard set: a path or URL."""
+    out: Path | None = None
+    """Run folder; runs/RECIPE unless given."""
+    config: Annotated[Config, Flat]
+    system: Annotated[System, Flat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Write RUN/predictions/SPLIT.parquet; several runs are an ensemble.
+
+    Example: python -m trainer predict runs/unet3d_small --split val test --tta
+    """
+
+    run: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or folders or URLs that `export` wrote."""
+    data: str | None = None
+    """Shard set; the first run's own unless given."""
+    out: Path | None = None
+    """Folder for predictions/; the run itself unless given."""
+    split: tuple[str, ...] = ("test",)
+    """Splits to predict."""
+    checkpoint: str = "best"
+    """`best` or `last`."""
+    tta: bool = False
+    """Average over the image's 8 symmetries."""
+    raw: bool = False
+    """Raw weights, also where the run has a moving average of them."""
+    batch_size: int = 0
+    """Images a step on each rank; 0 for the run's own."""
+    system: Annotated[System, Flat] = field(default_factory=System)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained model as one folder to hand on, checked to predict the same.
+
+    Example: python -m trainer export runs/unet3d_small models/unet3d_small
+    """
+
+    run: tyro.conf.Positional[str]
+    """Run folder."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    checkpoint: str = "best"
+    """`best` or `last`."""
+    raw: bool = False
+    """Raw weights, also where the run has a moving average of them."""
+
+
+def main(args: list[str]) -> None:
+    """Do what the arguments say."""
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(f"{__doc__}\nRecipes: {', '.join(RECIPES)}\n")
+    elif args[0] == "recipes":
+        _print_recipes()
+    elif args[0] == "predict":
+        _predict(tyro.cli(Predict, args=args[1:], prog="python -m trainer predict"))
+    elif args[0] == "export":
+        _export(tyro.cli(Export, args=args[1:], prog="python -m trainer export"))
+    else:
+        _train(args)
+
+
+def _train(args: list[str]) -> None:
+    config = get_recipe(args[0])
+    from trainer.loop import train
+    from trainer.session import Job
+    from trainer.stopping import REQUEUE
+
+    asked = tyro.cli(
+        Train,
+        args=args[1:],
+        prog=f"accelerate launch -m trainer {args[0]}",
+        default=Train(data=tyro.MISSING, config=config, system=System()),
+    )
+    job = Job(
+        recipe=args[0],
+        config=asked.config,
+        system=asked.system,
+        data=asked.data,
+        out=asked.out or Path("runs") / args[0],
+        command=("-m", "trainer", *args),
+    )
+    if not train(job):
+        sys.exit(REQUEUE)
+
+
+def _predict(job: Predict) -> None:
+    from trainer.predict import predict_runs
+
+    if job.out is None and (len(job.run) > 1 or "://" in job.run[0]):
+        raise ValueError("several runs or a URL have no folder of their own: say --out FOLDER")
+    data = job.data
+    if data is None:
+        cure = "train it first, check the path, or give --data"
+        data = read_json(Path(job.run[0]) / "run.json", what="run", cure=cure)["data_url"]
+    for path in predict_runs(
+        job.run,
+        data=data,
+        out=job.out or Path(job.run[0]),
+        splits=job.split,
+        checkpoint=job.checkpoint,
+        tta=job.tta,
+        raw=job.raw,
+        batch_size=job.batch_size,
+        system=job.system,
+    ):
+        sys.stdout.write(f"{path}\n")
+
+
+def _export(job: Export) -> None:
+    from trainer.export import export_run
+
+    difference = export_run(job.run, job.out, checkpoint=job.checkpoint, raw=job.raw)
+    sys.stdout.write(f"{job.out}: the exported program differs by {difference:.1g} at most\n")
+
+
+def _print_recipes() -> None:
+    for name, recipe in RECIPES.items():
+        summary = (recipe.__doc__ or "").strip().splitlines()[0]
+        sys.stdout.write(f"{name:20} {recipe().view:6} {summary}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

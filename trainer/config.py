@@ -1,0 +1,224 @@
+"""What a run learns from (`Config`), and how it is run (`System`).
+
+Two runs with equal `Config`, data and number of ranks learn the same; `System` changes only speed
+and what is kept. A field of `Config` decides whether a checkpoint may be resumed.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from shards.schema import View
+
+Precision = Literal["no", "bf16", "fp16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+NOT_NEGATIVE = (
+    "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience"
+)  # fmt: skip
+
+
+SECTIONS = (
+    "section_brightness", "section_contrast", "missing_p", "blurred_p", "slip_p", "step_p"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """What happens to training images, each time to each sample anew.
+
+    Names that end in `_p` are probabilities a sample; the rest are largest sizes. Gray values are
+    a part of the full range 0 to 255; lengths are in voxels, angles in degrees.
+    """
+
+    flip: bool = True
+    """Mirror each axis with probability 1/2."""
+    turn: bool = True
+    """Turn by 0, 90, 180 or 270 degrees in the plane; needs square images."""
+    shift_vx: int = 0
+    """Move the crop by up to this much in y and x, as far as the image reaches."""
+    rotate: float = 0.0
+    """Turn in the plane by up to this angle."""
+    scale: float = 0.0
+    """Enlarge or shrink in the plane by a factor of up to 1 + this."""
+    elastic_vx: float = 0.0
+    """Displace smoothly in the plane, by this standard deviation at the nodes of a 4×4 grid."""
+    brightness: float = 0.0
+    """Multiply by 1 ± up to this."""
+    contrast: float = 0.0
+    """Scale the deviation from the image's mean by 1 ± up to this."""
+    gamma: float = 0.0
+    """Raise gray values, as a part of 255, to a power between 1 / (1 + this) and 1 + this."""
+    section_brightness: float = 0.0
+    """Multiply each section by 1 ± up to this, by itself."""
+    section_contrast: float = 0.0
+    """Scale each section's deviation from its mean by itself."""
+    noise: float = 0.0
+    """Add Gaussian noise of a standard deviation of up to this."""
+    blur_p: float = 0.0
+    """Gaussian blur of 3 pixels, sigma 0.1 to 1."""
+    missing_p: float = 0.0
+    """Up to two sections are black or the mean gray."""
+    blurred_p: float = 0.0
+    """One section is out of focus."""
+    slip_p: float = 0.0
+    """One section is shifted by up to `misalign_vx`."""
+    step_p: float = 0.0
+    """All sections from one on are shifted by up to `misalign_vx`."""
+    misalign_vx: int = 15
+    noise_box_p: float = 0.0
+    """A box of noise covers up to half of each axis."""
+    cutout_p: float = 0.0
+    """A box of the mean gray covers up to half of each axis."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value < 0 or (item.name.endswith("_p") and value > 1):
+                raise ValueError(f"augment.{item.name} is out of range, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides what a run learns."""
+
+    model: str
+    """Name in MODELS."""
+    view: View
+    """What the shards must hold: `patch` (c, y, x) or `cube` (c, z, y, x). A 2D model on cubes
+    takes the sections of the crop as channels."""
+    crop: tuple[int, ...] = ()
+    """Central crop in voxels, (y, x) or (z, y, x); empty for the whole image."""
+    weights: str = "none"
+    """`none`, `default` (torchvision's pretrained weights), or a file or URL of weights."""
+    stem: Literal["sum", "repeat"] = "sum"
+    """Gray images into a model of colours: `sum` its first filters, or `repeat` the image."""
+    width: int = 16
+    """Channels of the first stage, for models of our own."""
+    norm: Literal["batch", "group", "sync"] = "batch"
+    """`group` turns every BatchNorm into GroupNorm, `sync` shares its statistics over ranks."""
+    dropout: float = 0.0
+
+    loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    """By training counts: inverse frequency, or effective number (beta 0.999)."""
+    focal_gamma: float = 2.0
+    focal_alpha: float = -1.0
+    """Weight of class 1 against 1 - alpha of class 0; negative for none."""
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Alpha of MixUp's Beta distribution; 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of CutMix's; with both, half of the samples get each."""
+    balance: Literal["none", "class"] = "none"
+    """`class`: every class is drawn equally often."""
+    augment: Augment = field(default_factory=Augment)
+
+    epochs: int = 30
+    batch_size: int = 32
+    """Images a step over all ranks."""
+    accumulate: int = 1
+    """Parts of a rank's batch that go through the model one after the other."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 5e-4
+    lr_batch: int = 0
+    """The batch size that `lr` is for: it is scaled to the actual one; 0 to leave it as it is."""
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    warmup: float = 0.0
+    """Part of all steps over which the rate rises."""
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0 for no limit."""
+    ema: float = 0.0
+    """Decay a step of the moving average of weights; 0 for none."""
+    precision: Precision = "no"
+    monitor: Literal["balanced_accuracy", "loss"] = "balanced_accuracy"
+    """What of the validation decides which checkpoint is best."""
+    patience: int = 0
+    """Stop after so many epochs without a better validation; 0 never."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """A loss that is not a number stops the run, or halves the rate from the last checkpoint."""
+    on_collapse: Literal["say", "stop"] = "say"
+    """When all of the validation is called one class, twice in a row after the first epoch."""
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        axes = 2 if self.view == "patch" else 3
+        if len(self.crop) not in (0, axes) or any(size < 1 for size in self.crop):
+            raise ValueError(
+                f"crop must be {axes} positive sizes for a {self.view}, got {self.crop}"
+            )
+        for name in ("epochs", "batch_size", "lr", "width", "accumulate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("dropout", "warmup", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.view == "patch" and (given := [n for n in SECTIONS if getattr(self.augment, n)]):
+            raise ValueError(f"patches have no sections: augment.{given[0]} is for cubes")
+        if self.balance == "class" and self.class_weights != "none":
+            raise ValueError(
+                f"balance class and class_weights {self.class_weights} both correct for unequal "
+                "classes; choose one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """How a run is run: may change between a checkpoint and its resumption."""
+
+    memory_format: MemoryFormat = "auto"
+    """`auto` times the model both ways at start and keeps the faster."""
+    threads: int = 0
+    """CPU threads of a rank; 0 for the machine's cores divided by its ranks."""
+    compile: bool = False
+    """torch.compile the model."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass, for less memory."""
+    readers: int = 2
+    """Threads that read samples."""
+    checkpoint_s: float = 600.0
+    """Seconds between checkpoints in mid-epoch."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints in mid-epoch; 0 to go by seconds alone."""
+    log_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_s", "readers", "log_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """Return a config as plain JSON values."""
+    return {**asdict(config), "crop": list(config.crop)}
+
+
+def config_from_json(value: dict[str, Any], *, where: str) -> Config:
+    """Return the config that `value` holds; fields unknown here are an error."""
+    unknown = _unknown(value, Config) + _unknown(value.get("augment", {}), Augment)
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown config fields {', '.join(unknown)}; "
+            "use the synshards version that wrote it"
+        )
+    augment = Augment(**value["augment"])
+    return Config(**{**value, "crop": tuple(value["crop"]), "augment": augment})
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return `name old -> new` for each field in which two JSON configs differ."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} {a!r} -> {b!r}")
+    return found
+
+
+def _unknown(value: dict[str, Any], record: type) -> list[str]:
+    return sorted(value.keys() - {item.name for item in fields(record)})

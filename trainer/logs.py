@@ -1,0 +1,130 @@
+"""What a run tells: a progress line, TensorBoard, metrics.jsonl and run.json; rank 0 alone."""
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import accelerate
+import torch
+import torchvision
+from torch.utils.tensorboard import SummaryWriter
+
+from shards.files import atomic_write
+
+T = TypeVar("T")
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard of a run folder; silent unless `active`.
+
+    A resumed run passes the step it goes on from: what was logged after it is removed, since it is
+    about to happen again.
+    """
+
+    def __init__(self, folder: Path, *, active: bool, step: int) -> None:
+        self._writer: SummaryWriter | None = None
+        self._path = folder / "metrics.jsonl"
+        if active:
+            _truncate(self._path, step)
+            self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Log values under `kind` (train, val, …) after `step` steps in all."""
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        row = {"kind": kind, "step": step, "epoch": epoch, **_finite(values)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class Meter:
+    """Speed since the last report, and which part of the time went into waiting for data."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._samples = 0
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches, timing how long each took to come."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def count(self, samples: int) -> None:
+        """Count samples of all ranks as done."""
+        self._samples += samples
+
+    def report(self) -> dict[str, float]:
+        """Return samples_per_s and wait_share, and start afresh."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        values = {"samples_per_s": self._samples / seconds, "wait_share": self._waited / seconds}
+        self.restart()
+        return values
+
+    def restart(self) -> None:
+        """Forget what was measured; call it after work that is not training."""
+        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what decides a run's numbers."""
+    return {
+        "python": platform.python_version(),
+        "synshards": importlib.metadata.version("synshards"),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "accelerate": accelerate.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "cudnn": _cudnn(),
+    }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if abs(value) < float("inf") else None for name, value in values.items()}
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the whole lines of steps up to `step`."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a kill in mid-line leaves a torn one
+        if row["step"] <= step:
+            kept.append(line)
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode())
+
+
+def _cudnn() -> str | None:
+    if not torch.cuda.is_available():
+        return None
+    return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]

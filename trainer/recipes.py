@@ -1,0 +1,221 @@
+"""Recipes: each is a function that returns a complete config; its docstring says what it is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from trainer.config import Augment, Config
+
+# The earlier work's: flips, rotation, blur of 3 pixels, torchvision's ColorJitter.
+EARLIER = Augment(turn=False, rotate=10.0, blur_p=1.0, brightness=0.2, contrast=0.1)
+STRONG_2D = Augment(
+    shift_vx=10,
+    rotate=20.0,
+    scale=0.1,
+    elastic_vx=2.0,
+    brightness=0.1,
+    contrast=0.2,
+    gamma=0.2,
+    noise=0.05,
+    blur_p=0.2,
+    cutout_p=0.1,
+)
+STRONG_3D = replace(
+    STRONG_2D,
+    section_brightness=0.05,
+    section_contrast=0.1,
+    missing_p=0.1,
+    blurred_p=0.1,
+    slip_p=0.1,
+    step_p=0.1,
+)
+
+
+def resnet50_2d() -> Config:
+    """ResNet-50 on 2D patches from ImageNet weights, the earlier work's best (76.89 %)."""
+    return replace(resnet18_2d(), model="resnet50")
+
+
+def resnet18_2d() -> Config:
+    """ResNet-18 on 2D patches from ImageNet weights, trained as the earlier work did."""
+    return Config(
+        model="resnet18",
+        view="patch",
+        weights="default",
+        augment=EARLIER,
+        epochs=30,
+        batch_size=32,
+        optimizer="adam",
+        lr=5e-4,
+        schedule="cosine",
+    )
+
+
+def resnet18_2d_small() -> Config:
+    """ResNet-18 from scratch on the middle of 2D patches, sized for two CPU cores."""
+    return Config(
+        model="resnet18",
+        view="patch",
+        crop=(96, 96),
+        augment=Augment(shift_vx=6, brightness=0.02, contrast=0.1),
+        epochs=6,
+        batch_size=16,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        schedule="one_cycle",
+        warmup=0.25,
+        clip_norm=1.0,
+    )
+
+
+def resnet18_25d() -> Config:
+    """ResNet-18 on the middle five sections of cubes as channels, from ImageNet weights."""
+    return replace(
+        resnet18_2d(), view="cube", crop=(5, 128, 128), augment=replace(EARLIER, turn=True)
+    )
+
+
+def resnet18_2d_strong() -> Config:
+    """ResNet-18 on 2D patches with every augmentation for EM, averaged weights, AdamW."""
+    return replace(
+        resnet18_2d(),
+        crop=(192, 192),
+        augment=STRONG_2D,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        warmup=0.1,
+        clip_norm=1.0,
+        label_smoothing=0.05,
+        ema=0.999,
+        balance="class",
+    )
+
+
+def cnn_2d() -> Config:
+    """The earlier work's own small CNN at 256 px (63.6 %)."""
+    return Config(
+        model="cnn_2d",
+        view="patch",
+        crop=(256, 256),
+        dropout=0.5,
+        augment=EARLIER,
+        epochs=30,
+        batch_size=32,
+        optimizer="adam",
+        lr=2.5e-4,
+        schedule="constant",
+    )
+
+
+def cnn_2d_128() -> Config:
+    """The earlier work's own small CNN at 128 px."""
+    return replace(cnn_2d(), crop=(128, 128))
+
+
+def unet3d_small() -> Config:
+    """U-Net encoder classifier on the middle of 3D cubes, sized for two CPU cores."""
+    return Config(
+        model="unet3d_small",
+        view="cube",
+        crop=(12, 64, 64),
+        width=12,
+        dropout=0.1,
+        augment=Augment(shift_vx=4, brightness=0.02, contrast=0.1),
+        epochs=12,
+        batch_size=8,
+        optimizer="adamw",
+        lr=3e-3,
+        weight_decay=1e-2,
+        schedule="one_cycle",
+        warmup=0.25,
+        clip_norm=1.0,
+    )
+
+
+def unet3d() -> Config:
+    """U-Net encoder classifier on whole 3D cubes, with GroupNorm."""
+    return Config(
+        model="unet3d",
+        view="cube",
+        width=24,
+        norm="group",
+        dropout=0.2,
+        class_weights="effective",
+        augment=Augment(shift_vx=0, brightness=0.1, contrast=0.1, noise=0.03),
+        epochs=30,
+        batch_size=16,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        warmup=0.05,
+        clip_norm=1.0,
+    )
+
+
+def unet3d_strong() -> Config:
+    """U-Net encoder on 3D cubes with every augmentation for EM, averaged weights."""
+    return replace(
+        unet3d(),
+        crop=(24, 112, 112),
+        width=32,
+        class_weights="none",
+        balance="class",
+        augment=replace(STRONG_3D, shift_vx=8),
+        label_smoothing=0.05,
+        ema=0.999,
+    )
+
+
+def r3d_18() -> Config:
+    """Torchvision's 3D ResNet-18 on whole cubes."""
+    return replace(unet3d(), model="r3d_18", norm="batch", lr=5e-4)
+
+
+def mc3_18() -> Config:
+    """Torchvision's ResNet-18 with 3D convolutions first, 2D ones after, on whole cubes."""
+    return replace(r3d_18(), model="mc3_18")
+
+
+def r2plus1d_18() -> Config:
+    """Torchvision's ResNet-18 with (2+1)D convolutions on whole cubes."""
+    return replace(r3d_18(), model="r2plus1d_18")
+
+
+def resnet18_3d() -> Config:
+    """3D ResNet-18 with a 7×7×7 stem on whole cubes."""
+    return replace(r3d_18(), model="resnet18_3d")
+
+
+def vgg3d() -> Config:
+    """The fly work's VGG3D on whole cubes."""
+    return replace(r3d_18(), model="vgg3d", width=12, dropout=0.5, lr=1e-4)
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        resnet50_2d,
+        resnet18_2d,
+        resnet18_2d_small,
+        resnet18_2d_strong,
+        resnet18_25d,
+        cnn_2d,
+        cnn_2d_128,
+        unet3d_small,
+        unet3d,
+        unet3d_strong,
+        r3d_18,
+        mc3_18,
+        r2plus1d_18,
+        resnet18_3d,
+        vgg3d,
+    )
+}
+
+
+def get_recipe(name: str) -> Config:
+    """Return the config of a recipe; an unknown name is an error that lists the known ones."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
+    return RECIPES[name]()

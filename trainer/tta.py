@@ -1,0 +1,52 @@
+"""Test-time augmentation: the mean probability over an image's symmetries."""
+
+from collections.abc import Callable
+from itertools import product
+
+from torch import Tensor
+
+from trainer.evaluate import Predict
+from trainer.models import center_crop
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def symmetries(view: str) -> list[Transform]:
+    """Return 8 transforms of images (b, c, [z], y, x), the identity first.
+
+    A patch has the square's 8 symmetries; a cube its 8 mirror images, since sections are thicker
+    than pixels and so z cannot change places with y or x.
+    """
+    if view == "patch":
+        return [_turn(quarters, mirror) for mirror in (False, True) for quarters in range(4)]
+    return [
+        _mirror(tuple(-axis for axis, on in enumerate(flags, start=1) if on))
+        for flags in product((False, True), repeat=3)
+    ]
+
+
+def averaged(predict: Predict, transforms: list[Transform], crop: tuple[int, ...]) -> Predict:
+    """Return a function to the mean of `predict` over the transforms of the cropped images.
+
+    Cropped first: about an odd border, cropping and mirroring do not commute.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        x = center_crop(x, crop)
+        total = predict(transforms[0](x))
+        for transform in transforms[1:]:
+            total = total + predict(transform(x))
+        return total / len(transforms)
+
+    return mean
+
+
+def _turn(quarters: int, mirror: bool) -> Transform:
+    def transform(x: Tensor) -> Tensor:
+        return (x.flip(-1) if mirror else x).rot90(quarters, (-2, -1))
+
+    return transform
+
+
+def _mirror(axes: tuple[int, ...]) -> Transform:
+    return lambda x: x.flip(axes) if axes else x
