@@ -118,14 +118,12 @@ class CachedStorage:
         self._ahead.expect(fitting)
 
     def forget(self, name: str) -> bool:
-        """Drop a shard whose cached bytes proved wrong; tell whether there were any."""
-        with self._lock:
-            file = self._open.pop(name, None)
-        if file is None:
-            return False
-        with _locked(self._spec.folder / LOCK):
-            file.path.unlink(missing_ok=True)
-        return True
+        """Drop a shard whose cached bytes proved wrong; tell whether reading it again may help."""
+        with self._lock:  # until the file is gone, or another thread may open it again
+            if file := self._open.pop(name, None):
+                with _locked(self._spec.folder / LOCK):
+                    file.path.unlink(missing_ok=True)
+        return name in self._known
 
     def names(self) -> list[str]:
         """Return the names of all files on the remote side."""
@@ -154,14 +152,13 @@ class CachedStorage:
         if (info := self._known.get(name)) is None:
             return None
         with self._lock:
-            file = self._open.get(name)
+            file = self._open.pop(name, None)
             if file is None or file.is_gone:
+                self._drop_unused()
                 file = self._admit(info)
                 if file is None:
                     return None
-                self._open[name] = file
-                self._drop_unused()
-            self._open.move_to_end(name)
+            self._open[name] = file  # the last one is the one used last
             file.touch()
             return file
 
@@ -189,10 +186,10 @@ class CachedStorage:
         return None
 
     def _drop_unused(self) -> None:
-        """Close files that another process has removed, and the oldest beyond `MAX_OPEN`."""
-        gone = [name for name, file in self._open.items() if file.is_gone]
-        for name in gone + list(self._open)[: max(0, len(self._open) - MAX_OPEN)]:
-            self._open.pop(name, None)
+        """Close files that another process has removed, and the oldest, to open one more."""
+        gone = {name for name, file in self._open.items() if file.is_gone}
+        for name in gone | set(list(self._open)[: max(0, len(self._open) + 1 - MAX_OPEN)]):
+            del self._open[name]
 
 
 class _CachedFile:

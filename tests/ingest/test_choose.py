@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.config import load_job
@@ -17,7 +17,6 @@ from ingest.plan import plan_dataset
 VOXEL_NM = np.array([40, 8, 8])
 
 
-@settings(deadline=None)
 @given(size=st.tuples(*[st.integers(1, 9)] * 3), seed=st.integers(0, 999))
 def test_overlaps_are_shared_voxels(size: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import pytest
 from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 from cloudvolume.lib import Vec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.config import LabelConfig, LabelTable
@@ -26,11 +26,9 @@ from ingest.splits import (
 )
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-UNHURRIED = settings(deadline=None)  # a busy machine is no failure
 SIDES = st.tuples(*[st.integers(1, 24)] * 3)
 
 
-@UNHURRIED
 @given(size=SIDES, center=st.tuples(*[st.integers(-50, 150)] * 3))
 def test_inside_agrees_with_the_box_itself(size: Any, center: Any) -> None:
     bounds = Box((5, -7, 11), (60, 90, 100))
@@ -41,14 +39,12 @@ def test_inside_agrees_with_the_box_itself(size: Any, center: Any) -> None:
     assert [c - s for c, s in zip(center, box.start, strict=True)] == [n // 2 for n in size]
 
 
-@UNHURRIED
 @given(voxel=st.integers(0, 10**6), size=st.sampled_from([4.6, 7.16, 8.0, 0.1]))
 def test_a_voxels_own_corner_lies_in_it(voxel: int, size: float) -> None:
     point = np.array([[voxel * size] * 3])
     assert voxels_of(point, (size, size, size)).tolist() == [[voxel] * 3]
 
 
-@UNHURRIED
 @given(shape=st.tuples(*[st.integers(1, 2000)] * 3), seed=st.integers(0, 999))
 def test_chunk_ids_are_cloudvolumes(shape: Any, seed: int) -> None:
     places = np.random.default_rng(seed).integers(0, shape, (20, 3))
@@ -57,7 +53,6 @@ def test_chunk_ids_are_cloudvolumes(shape: Any, seed: int) -> None:
     assert ours.tolist() == [int(code) for code in theirs]
 
 
-@UNHURRIED
 @given(code=st.integers(0, 2**32 - 1))
 def test_shards_are_cloudvolumes(code: int) -> None:
     ours = Sharding(preshift_bits=9, minishard_bits=6, shard_bits=17)
@@ -69,7 +64,6 @@ def test_shards_are_cloudvolumes(code: int) -> None:
     assert int(ours.minishards(codes)[0]) & 63 == int(theirs.minishard_number)
 
 
-@UNHURRIED
 @given(size=SIDES, seed=st.integers(0, 999))
 def test_touched_chunks_are_those_that_hold_a_voxel(size: Any, seed: int) -> None:
     grid = Grid(bounds=Box((3, 5, 7), (103, 95, 127)), chunk=(16, 32, 8), sharding=None)
@@ -89,7 +83,6 @@ def test_touched_chunks_are_those_that_hold_a_voxel(size: Any, seed: int) -> Non
     assert found == expected
 
 
-@UNHURRIED
 @given(sizes=st.lists(st.integers(1, 30), min_size=6, max_size=60), seed=st.integers(0, 99))
 def test_neurons_stay_whole_and_shares_are_kept(sizes: list[int], seed: int) -> None:
     neurons = np.repeat(np.arange(len(sizes)) * 7 + 1, sizes)
@@ -112,7 +105,6 @@ def test_another_seed_gives_other_splits() -> None:
     assert (one != two).any()
 
 
-@UNHURRIED
 @given(groups=st.lists(st.integers(-5, 5), max_size=80), most=st.integers(1, 9))
 def test_a_cap_keeps_what_it_may(groups: list[int], most: int) -> None:
     ids = np.array(groups, dtype=np.int64)

@@ -329,9 +329,14 @@ def test_ranges_hold_each_chunk_once(chunks: list[tuple[int, int]], gap: int):
         spans.append(at[-1] - at[0] + 1)
     assert total.chunks == sum(spans)
     for left, right in zip(range(total.ranges), range(1, total.ranges), strict=False):
-        last, first = np.flatnonzero(numbers == left), np.flatnonzero(numbers == right)
-        near = runs[last[0]] == runs[first[0]] and places[first[0]] - places[last[-1]] <= gap + 1
-        assert not near or places[first[0]] - places[last[0]] >= MAX_RANGE_CHUNKS
+        before, after = np.flatnonzero(numbers == left), np.flatnonzero(numbers == right)
+        near = (
+            runs[before[0]] == runs[after[0]] and places[after[0]] - places[before[-1]] <= gap + 1
+        )
+        origin = origin if left and was_near else places[before[0]]
+        was_near = near
+        parts = (places[[before[-1], after[0]]] - origin) // MAX_RANGE_CHUNKS
+        assert not near or parts[0] < parts[1]  # cut for its length alone
 
 
 def test_the_gap_follows_latency_and_bandwidth():

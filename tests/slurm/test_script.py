@@ -101,7 +101,7 @@ def run_task(job: ArrayJob, index: int, **environment: str) -> subprocess.Comple
 words = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(first=words, second=words)
 def test_words_reach_the_command(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]

@@ -57,7 +57,7 @@ def test_whole_tables_at_the_cap_are_split_by_nucleus_or_by_id(
     assert server.num_truncated > 4
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     counts=st.lists(st.integers(0, 20), min_size=1, max_size=8),
     cap=st.integers(2, 30),
