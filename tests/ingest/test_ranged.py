@@ -328,12 +328,13 @@ def test_ranges_hold_each_chunk_once(chunks: list[tuple[int, int]], gap: int):
         assert at[-1] - at[0] < MAX_RANGE_CHUNKS
         spans.append(at[-1] - at[0] + 1)
     assert total.chunks == sum(spans)
+    origin, was_near = 0, False
     for left, right in zip(range(total.ranges), range(1, total.ranges), strict=False):
         before, after = np.flatnonzero(numbers == left), np.flatnonzero(numbers == right)
         near = (
             runs[before[0]] == runs[after[0]] and places[after[0]] - places[before[-1]] <= gap + 1
         )
-        origin = origin if left and was_near else places[before[0]]
+        origin = origin if was_near else int(places[before[0]])
         was_near = near
         parts = (places[[before[-1], after[0]]] - origin) // MAX_RANGE_CHUNKS
         assert not near or parts[0] < parts[1]  # cut for its length alone
