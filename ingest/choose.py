@@ -11,7 +11,7 @@ import pandas as pd
 from ingest.config import JobConfig, SplitConfig
 from ingest.cut import centers_vx, points_nm
 from ingest.geometry import Ints
-from ingest.guard import overlaps
+from shards.overlap import overlaps
 from ingest.labels import Funnel
 from ingest.scale import Scale
 from ingest.splits import (

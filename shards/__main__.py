@@ -37,6 +37,8 @@ def pack_command(
     scheduler: Literal["threads", "processes"] = "threads",
     unlabelled: Literal["leave-out", "keep"] = "leave-out",
     exclude_flags: tuple[str, ...] = (),
+    fold: int | None = None,
+    num_folds: int | None = None,
 ) -> None:
     """Write a sample store as shuffled WebDataset shards with index and manifest.
 
@@ -54,12 +56,16 @@ def pack_command(
         scheduler: Dask's: threads or processes
         unlabelled: leave samples without a label out, or keep them in the split they have
         exclude_flags: leave samples with these QC flags out
+        fold: split anew by neuron, as this fold (0 to K - 1) of a cross-validation
+        num_folds: K: one fold is tested on, the next validated on, the others trained on
     """
     options = PackOptions(
         samples_per_shard=samples_per_shard,
         seed=seed,
         unlabelled=unlabelled,
         exclude_flags=exclude_flags,
+        fold=fold,
+        num_folds=num_folds,
     )
     pack(dataset, view, out, options, workers=workers, scheduler=scheduler)
     with open_shards(out) as shards:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.folds import OVERLAP, split_by_fold
 from shards.index import index_notes, notes_metadata, parse_index
 from shards.moments import Moments, moments_of
 from shards.plan import (
@@ -78,6 +79,8 @@ def pack(
     store, storage = open_store(dataset_dir), open_storage(url)
     store.array(view)
     samples, left_out = choose_samples(store.samples, options)
+    if options.fold is not None:
+        samples, left_out[OVERLAP] = split_by_fold(samples, options, store.dataset)
     per_shard = samples_per_shard(options, store.dataset.views[view])
     identity = _content_identity(store, view)
     plans = plan_shards(samples, per_shard=per_shard, seed=options.seed, content_identity=identity)

@@ -42,14 +42,26 @@ class PackOptions:
     seed: of the shuffle.
     unlabelled: `leave-out` or `keep` samples without a label, in the split they have.
     exclude_flags: samples with one of these QC flags are left out.
+    num_folds, fold: split anew, as this fold of a cross-validation by neuron; see `shards.folds`.
     """
 
     samples_per_shard: int | None = None
     seed: int = 42
     unlabelled: str = "leave-out"
     exclude_flags: tuple[str, ...] = ()
+    num_folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
+        if (self.num_folds is None) != (self.fold is None):
+            raise ValueError("fold and num_folds go together: give both or none")
+        if self.num_folds is not None and self.num_folds < len(SPLITS):
+            raise ValueError(
+                f"num_folds must be {len(SPLITS)} or more, got {self.num_folds}: one fold is tested "
+                "on, one validated on, the rest trained on"
+            )
+        if self.num_folds is not None and not 0 <= (self.fold or 0) < self.num_folds:
+            raise ValueError(f"fold must be from 0 to {self.num_folds - 1}, got {self.fold}")
         if self.samples_per_shard is not None and self.samples_per_shard < 1:
             raise ValueError(f"a shard needs at least 1 sample, got {self.samples_per_shard}")
         if self.unlabelled not in ("leave-out", "keep"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingest.config import load_job
 from ingest.geometry import box_at, box_starts
-from ingest.guard import overlaps
+from shards.overlap import overlaps
 from ingest.layout import Layout, read_table
 from ingest.plan import plan_dataset
 

@@ -4,12 +4,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from ingest.geometry import Ints, Triple
-
+Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def overlaps(centers_vx: Ints, others_vx: Ints, size: Triple) -> Mask:
+def overlaps(centers_vx: Ints, others_vx: Ints, size: tuple[int, int, int]) -> Mask:
     """Return which boxes of `size` around centres (n, 3) share a voxel with one around `others`.
 
     Boxes of one size overlap when their centres are closer than the size along every axis.

@@ -1,0 +1,125 @@
+"""Folds of a cross-validation: each neuron tested once, no voxel shared, the same images."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.folds import OVERLAP, fold_of, split_by_fold
+from shards.pack import pack
+from shards.plan import PackOptions
+from shards.schema import SPLITS, Dataset, ImageSpec
+from shards.shardset import open_shards
+
+IMAGE = ImageSpec(shape=(1, 4, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
+
+
+def dataset(**splits: object) -> Dataset:
+    return Dataset(
+        schema_version=1,
+        class_names=("inhibitory", "excitatory"),
+        views={"cube": IMAGE},
+        num_samples=0,
+        num_rejects=0,
+        counts={},
+        config={"splits": splits},
+        sources=[],
+        rules={},
+        code_version="0",
+    )
+
+
+def table(x_vx: np.ndarray, neurons: np.ndarray, labels: np.ndarray) -> pa.Table:
+    return pa.table(
+        {
+            "neuron_id": neurons,
+            "label": labels.astype(np.int16),
+            "split": [""] * len(labels),
+            "center_x_nm": x_vx * 8.0,
+            "center_y_nm": np.zeros(len(labels)),
+            "center_z_nm": np.zeros(len(labels)),
+        }
+    )
+
+
+@given(
+    counts=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 1)), min_size=1, max_size=60),
+    num_folds=st.integers(3, 7),
+    seed=st.integers(0, 3),
+)
+def test_neurons_are_dealt_whole_and_evenly(
+    counts: list[tuple[int, int]], num_folds: int, seed: int
+) -> None:
+    neurons = np.repeat(np.arange(len(counts)), [size for size, _ in counts])
+    labels = np.repeat(np.array([label for _, label in counts], np.int16), [s for s, _ in counts])
+    folds = fold_of(neurons, labels, num_folds, seed)
+    of_neuron = [set(folds[neurons == neuron]) for neuron in range(len(counts))]
+    assert all(len(found) == 1 for found in of_neuron)
+    dealt = np.array([found.pop() for found in of_neuron])
+    assert np.ptp(np.bincount(dealt, minlength=num_folds)) <= 1
+    for label in (0, 1):
+        mine = dealt[[of == label for _, of in counts]]
+        assert np.ptp(np.bincount(mine, minlength=num_folds)) <= 2
+
+
+def test_training_images_that_overlap_held_out_ones_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    neurons = np.arange(60) // 2
+    samples = table(rng.integers(0, 400, 60), neurons, neurons % 2)
+    tested = []
+    for fold in range(3):
+        options = PackOptions(fold=fold, num_folds=3)
+        kept, left_out = split_by_fold(samples, options, dataset())
+        assert left_out == 60 - len(kept) > 0
+        x, split = kept["center_x_nm"].to_numpy() / 8, np.array(kept["split"].to_pylist())
+        apart = np.abs(x[split == "train"][:, None] - x[split != "train"])
+        assert apart.min() >= 8
+        assert set(split) == set(SPLITS)
+        tested += kept.filter(pa.array(split == "test"))["neuron_id"].to_pylist()
+    assert sorted(tested) == neurons.tolist()
+
+
+def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> None:
+    tested: dict[str, bytes] = {}
+    for fold in range(4):
+        url = str(tmp_path / str(fold))
+        manifest = pack(store, "patch", url, PackOptions(fold=fold, num_folds=4))
+        assert (manifest.pack["fold"], manifest.pack["num_folds"]) == (fold, 4)
+        assert manifest.pack["left_out"][OVERLAP] >= 0
+        with open_shards(url) as shards:
+            index = shards.index("test")
+            images = shards.read_images("test", np.arange(len(index)))
+            keys = index.column("key")
+            tested |= {key: image.tobytes() for key, image in zip(keys, images, strict=True)}
+    whole = pack(store, "patch", str(tmp_path / "whole"), PackOptions())
+    assert len(tested) == sum(split.num_samples for split in whole.splits.values())
+    with open_shards(str(tmp_path / "whole")) as shards:
+        for split in whole.splits:
+            keys = shards.index(split).column("key")
+            images = shards.read_images(split, np.arange(len(keys)))
+            assert all(tested[key] == im.tobytes() for key, im in zip(keys, images, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": 1}, "go together"),
+        ({"fold": 0, "num_folds": 2}, "must be 3 or more, got 2"),
+        ({"fold": 5, "num_folds": 5}, "from 0 to 4, got 5"),
+    ],
+)
+def test_folds_that_cannot_be(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PackOptions(**options)  # type: ignore[arg-type]
+
+
+def test_data_that_cannot_be_dealt() -> None:
+    few = table(np.arange(4) * 100, np.arange(4), np.array([0, 0, 0, 1]))
+    options = PackOptions(fold=0, num_folds=3)
+    with pytest.raises(ValueError, match="smaller --num-folds"):
+        split_by_fold(few, options, dataset())
+    with pytest.raises(ValueError, match=r"splits\.disjoint_post"):
+        split_by_fold(few, options, dataset(disjoint_post=True))
