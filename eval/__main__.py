@@ -43,7 +43,7 @@ class Evaluate:
     tags: Path | None = None
     """Table with synapse_id (or id) and tag, the target compartment: parquet or CSV."""
     segmentation: str | None = None
-    """Precomputed segmentation for the Neuroglancer links."""
+    """Precomputed segmentation for the Neuroglancer links; the ingest job's unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)

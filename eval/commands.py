@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval.evaluate import Evaluation, Options, evaluate
 from eval.export import SHADER, layer_of, write_layer
+from eval.gallery import public_source
 from eval.predictions import read_predictions
 from eval.report import document_of, headline, write_report
 from eval.subject import Subject, open_subject, read_tags
@@ -30,6 +31,11 @@ def evaluate_paths(
     sources: Sources, options: Options, *, out: Path | None, command: list[str]
 ) -> None:
     """Evaluate runs or predictions files; write metrics.json and report.html; print headlines."""
+    if sources.segmentation and not public_source(sources.segmentation):
+        raise ValueError(
+            f"--segmentation {sources.segmentation} cannot be linked to; give the URL (http, "
+            "https, s3, gs) of a precomputed segmentation"
+        )
     tags = read_tags(sources.tags) if sources.tags else None
     subjects = [
         replace(open_subject(path, data=sources.data, use_data=sources.use_data), tags=tags)

@@ -136,17 +136,19 @@ def neuroglancer_link(
     subject: Subject, record: "pd.Series[Any]", segmentation: str | None
 ) -> str | None:
     """Return a link to the synapse's place, None where the volume is not a public one."""
-    source = volume_source(subject)
-    if source is None or "center_x_nm" not in record:
+    volume = volume_of(subject)
+    source = public_source(volume.get("path"))
+    precomputed = volume.get("format", "precomputed") == "precomputed"
+    if source is None or not precomputed or "center_x_nm" not in record:
         return None
     nm = [float(record[f"center_{axis}_nm"]) for axis in "xyz"]
     layers: list[dict[str, Any]] = [{"type": "image", "source": source, "name": "EM"}]
-    if segmentation:
+    if segments := public_source(segmentation or volume.get("segmentation")):
         roots = [str(record[name]) for name in ("pre_root_id", "post_root_id") if record.get(name)]
         layers.append(
             {
                 "type": "segmentation",
-                "source": f"precomputed://{segmentation.removeprefix('precomputed://')}",
+                "source": segments,
                 "segments": roots,
                 "name": "segmentation",
             }
@@ -162,12 +164,13 @@ def neuroglancer_link(
     return NEUROGLANCER + quote(json.dumps(state, separators=(",", ":")))
 
 
-def volume_source(subject: Subject) -> str | None:
-    """Return the Neuroglancer source of the volume that the samples were cut from, if public."""
-    if subject.shards is None:
-        return None
-    volume = subject.shards.manifest.dataset.get("config", {}).get("volume", {})
-    path = str(volume.get("path", "")).removeprefix("precomputed://")
-    if volume.get("format", "precomputed") != "precomputed" or not path.startswith(PUBLIC):
-        return None
-    return f"precomputed://{path}"
+def volume_of(subject: Subject) -> dict[str, Any]:
+    """Return what the job says of the volume that the samples were cut from; {} if unknown."""
+    dataset = subject.shards.manifest.dataset if subject.shards else {}
+    return dict(dataset.get("config", {}).get("volume", {}))
+
+
+def public_source(path: str | None) -> str | None:
+    """Return the Neuroglancer source of a precomputed layer, if it is a public one."""
+    bare = (path or "").removeprefix("precomputed://")
+    return f"precomputed://{bare}" if bare.startswith(PUBLIC) else None

@@ -32,6 +32,7 @@ class VolumeConfig:
     voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; stated for tiff
     info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
     reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
+    segmentation: str | None = None  # precomputed, of the tables' version; for links to places
 
     def __post_init__(self) -> None:
         if self.format == "tiff" and self.reader != "ranged":

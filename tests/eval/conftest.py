@@ -19,7 +19,7 @@ from shards.store import create_store, open_for_write, write_dataset, write_rows
 
 CLASSES = ("inhibitory", "excitatory")
 SHAPES: dict[View, tuple[int, ...]] = {"patch": (1, 48, 48), "cube": (1, 8, 24, 24)}
-VOLUME = "precomputed://https://example.org/em"
+VOLUME = {"path": "precomputed://https://example.org/em", "segmentation": "gs://example/seg"}
 
 
 def predictions(
@@ -123,7 +123,7 @@ def write_shards(folder: Path, view: View, table: pd.DataFrame) -> str:
     write_samples(store, table)
     dataset = Dataset(
         schema_version=1, class_names=CLASSES, views={view: spec}, num_samples=len(table),
-        num_rejects=0, counts={}, config={"volume": {"path": VOLUME, "format": "precomputed"}},
+        num_rejects=0, counts={}, config={"volume": {**VOLUME, "format": "precomputed"}},
         sources=[], rules={}, code_version="test",
     )  # fmt: skip
     write_dataset(store, dataset)

@@ -129,13 +129,20 @@ def test_pictured_synapses_link_to_their_place(both: Path) -> None:
     assert state["dimensions"]["x"] == [1e-9, "m"]
 
 
-def test_segmentation_shows_both_partners(runs: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("asked", "source"),
+    [(None, "gs://example/seg"), ("https://example.org/seg", "https://example.org/seg")],
+)
+def test_segmentation_shows_both_partners(
+    runs: dict[str, Path], asked: str | None, source: str
+) -> None:
     subject = open_subject(runs["2d"])
-    link = neuroglancer_link(subject, subject.test.frame.iloc[0], "https://example.org/seg")
+    record = subject.test.frame.iloc[0]
+    link = neuroglancer_link(subject, record, asked)
     assert link is not None
     layer = json.loads(unquote(link.split("#!")[1]))["layers"][1]
-    assert layer["source"] == "precomputed://https://example.org/seg"
-    assert len(layer["segments"]) == 2
+    assert layer["source"] == f"precomputed://{source}"
+    assert layer["segments"] == [str(record["pre_root_id"]), str(record["post_root_id"])]
 
 
 def test_a_csv_alone_is_evaluated(
@@ -256,6 +263,7 @@ def test_errors_name_the_cure(
         "no such predictions file": [str(tmp_path / "none.parquet")],
         "no such run description": [str(tmp_path)],
         "at least 2 runs": ["compare", str(tmp_path)],
+        "seg cannot be linked to; give the URL": [str(tmp_path), "--segmentation", "seg"],
     }
     run = run_maker(tmp_path / "run", {"val": frame})
     cases["make them by `python -m trainer predict"] = [str(run)]
