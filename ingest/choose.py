@@ -11,7 +11,6 @@ import pandas as pd
 from ingest.config import JobConfig, SplitConfig
 from ingest.cut import centers_vx, points_nm
 from ingest.geometry import Ints
-from shards.overlap import overlaps
 from ingest.labels import Funnel
 from ingest.scale import Scale
 from ingest.splits import (
@@ -22,6 +21,7 @@ from ingest.splits import (
     split_by_group,
     split_by_position,
 )
+from shards.overlap import overlaps
 from shards.schema import SPLITS
 
 TRAIN, VAL, TEST = range(len(SPLITS))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ingest.labels import tier_counts
 from ingest.layout import (
     REJECT_COLUMNS,
     Layout,
@@ -75,7 +76,7 @@ def _rules(plan: Plan, kept: pd.DataFrame) -> dict[str, Any]:
     return {
         "funnel": plan.document["funnel"],
         "notes": plan.document["notes"],
-        "tiers": {str(k): int(v) for k, v in kept.label_tier.value_counts().items()},
+        "tiers": tier_counts(kept),
         "neurons": {split: int(neurons.get(split, 0)) for split in SPLITS},
         "qc_flags": {str(flag): int(count) for flag, count in flags.items()},
         "center": plan.job.samples.center,

@@ -5,7 +5,7 @@ say the same), `single`; each is surer as `..._proofread`, where people have gon
 A manual table outranks the others; others that disagree give no label.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,12 @@ def labeller(
     return lambda batch, funnel: _from_neurons(batch, neurons, funnel)
 
 
+def tier_counts(samples: pd.DataFrame) -> dict[str, int]:
+    """Return how many samples have a label of each tier, the commonest first."""
+    counts = samples.label_tier.value_counts()
+    return {str(tier): int(count) for tier, count in counts.items() if count}
+
+
 def neuron_labels(config: LabelConfig) -> NeuronLabels:
     """Read the label tables and settle on a class for each presynaptic root."""
     rows = pd.concat([_read(table) for table in config.tables], ignore_index=True)
@@ -103,7 +109,7 @@ def neuron_labels(config: LabelConfig) -> NeuronLabels:
     kept = decided[decided.label_tier.isin(config.tiers)]
     kept = _chosen(_proofread(kept, config), config)
     return NeuronLabels(
-        labels=kept,
+        labels=kept.astype({"label_tier": "category", "label_source": "category"}),
         multi_nucleus=multi_nucleus,
         conflicts=frozenset(conflicts),
         left_out=frozenset(decided.index.difference(kept.index).tolist()),
@@ -225,13 +231,19 @@ def _from_column(
             label.isna(),
         ],
     )
+    first = np.zeros(len(batch), dtype=np.int8)
     return batch.drop(columns=config.column).assign(
         neuron_id=batch.pre_root_id if has_roots else batch.synapse_id,
         nucleus_id=0,
         label=label[batch.index].astype(np.int16),
-        label_tier="single",
-        label_source=config.column,
+        label_tier=of_few(first, ["single"]),
+        label_source=of_few(first, [config.column]),
     )
+
+
+def of_few(codes: Any, names: Sequence[str]) -> pd.Categorical:
+    """Return `names[code]` for each code, held as one byte where pandas would hold a string."""
+    return pd.Categorical.from_codes(codes, pd.Index(names))
 
 
 def _drop(batch: pd.DataFrame, funnel: Funnel, masks: list["pd.Series[bool]"]) -> pd.DataFrame:

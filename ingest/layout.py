@@ -25,6 +25,7 @@ from shards.schema import (
 CHANNELS = ("em",)
 PLAN_COLUMNS = {name: kind for name, kind in SAMPLE_COLUMNS.items() if name != "qc_flags"}
 BLOCKS_A_ROW_GROUP = 64  # of plan.parquet: a worker reads one row group to find its block
+ROW_GROUP = 1 << 17  # of other tables
 REJECT_COLUMNS = {**IDENTITY_COLUMNS, "reason": pa.string()}
 
 
@@ -106,16 +107,19 @@ def write_table(
     columns: dict[str, pa.DataType],
     row_group_size: int | None = None,
 ) -> None:
-    """Write the columns of a frame as parquet, atomically; the same bytes for the same rows."""
+    """Write the columns of a frame as parquet, atomically; the same bytes for the same rows.
+
+    A sample without a key of its own goes by its synapse's id.
+    """
     schema = pa.schema(list(columns.items()))
-    table = pa.Table.from_pandas(frame[list(columns)], schema=schema, preserve_index=False)
-    with atomic_write(path) as file:
-        pq.write_table(
-            table.replace_schema_metadata(None),
-            file,
-            compression="zstd",
-            row_group_size=row_group_size,
-        )
+    size = row_group_size or ROW_GROUP
+    with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for start in range(0, max(len(frame), 1), size):
+            part = frame.iloc[start : start + size]
+            if "key" in columns and "key" not in part:
+                part = part.assign(key=part.synapse_id.astype(str))
+            table = pa.Table.from_pandas(part[list(columns)], schema, preserve_index=False)
+            writer.write_table(table.replace_schema_metadata(None))
 
 
 def read_table(path: Path, **options: Any) -> pd.DataFrame:

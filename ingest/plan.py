@@ -12,7 +12,7 @@ from ingest.choose import choose
 from ingest.config import JobConfig
 from ingest.cut import boxes_of, centers_vx, points_nm
 from ingest.geometry import inside
-from ingest.labels import Funnel, labeller
+from ingest.labels import Funnel, labeller, of_few, tier_counts
 from ingest.layout import (
     BLOCKS_A_ROW_GROUP,
     PLAN_COLUMNS,
@@ -112,13 +112,13 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
         "neurons": _neuron_counts(samples),
         "funnel": funnel.table(),
         "notes": funnel.notes,
-        "tiers": {str(k): int(v) for k, v in samples.label_tier.value_counts().items()},
+        "tiers": tier_counts(samples),
         "voxel_size_nm": {
             name: list(scales[view.mip].voxel_size_nm) for name, view in job.samples.views.items()
         },
         "prediction": predict(samples, job, scales, _stored_sizes(samples, job, scales)),
     }
-    samples = samples.assign(split=np.asarray(SPLITS)[samples.split.to_numpy()])
+    samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     return Draft(samples, rejects, document)
 
 
@@ -173,13 +173,14 @@ def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
             "tables and labels are of one materialization version, and `classes`"
         )
     samples = samples.sort_values("synapse_id", ignore_index=True)
-    repeated = samples.synapse_id.duplicated()
-    if repeated.any():
+    ids = samples.synapse_id.to_numpy()
+    repeated = np.flatnonzero(ids[1:] == ids[:-1])
+    if len(repeated):
         raise ValueError(
-            f"{job.synapses.path}: {int(repeated.sum())} synapse ids come twice, first "
-            f"{samples.synapse_id[repeated].iloc[0]}; remove the repeated rows"
+            f"{job.synapses.path}: {len(repeated)} synapse ids come twice, first "
+            f"{ids[repeated[0]]}; remove the repeated rows"
         )
-    return samples.assign(key=samples.synapse_id.astype(str))
+    return samples
 
 
 def _fits(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> Mask:

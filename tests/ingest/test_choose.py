@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ingest.config import load_job
 from ingest.geometry import box_at, box_starts
-from shards.overlap import overlaps
 from ingest.layout import Layout, read_table
 from ingest.plan import plan_dataset
+from shards.overlap import overlaps
 
 VOXEL_NM = np.array([40, 8, 8])
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+import ingest.predict
 from ingest.config import load_job
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
@@ -58,3 +59,15 @@ def test_requests_and_bytes_are_as_planned(
     assert found["kept"] == 96
     assert found["requests"] == pytest.approx(predicted["requests"], rel=0.05)
     assert found["bytes_read"] == pytest.approx(predicted["bytes"], rel=0.05)
+
+
+@pytest.mark.parametrize("mip", [0, 1])
+def test_the_slices_it_is_counted_in_do_not_matter(
+    server: EmServer, tmp_path: Path, mip: int, monkeypatch: pytest.MonkeyPatch
+):
+    job = load_job(make_config(tmp_path, server, mip))
+    whole, _ = plan_dataset(job, tmp_path / "whole")
+    monkeypatch.setattr(ingest.predict, "SLICE_ROWS", 1)  # a block at a time
+    monkeypatch.setattr(ingest.predict, "PAGE_BITS", 4)
+    sliced, _ = plan_dataset(job, tmp_path / "sliced")
+    assert sliced["prediction"] == whole["prediction"]
