@@ -2,7 +2,7 @@
 
     accelerate launch -m trainer RECIPE --data URL [--out runs/NAME] [--field value …]
     python -m trainer recipes
-    python -m trainer predict RUN [--data URL] --split val test [--tta]
+    python -m trainer predict RUN [--data URL] --split val test [--tta] [--stress blur jpeg]
     python -m trainer export RUN FOLDER
 
 Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
@@ -11,7 +11,7 @@ Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -59,6 +59,9 @@ class Predict:
     """Average over the image's 8 symmetries."""
     raw: bool = False
     """Raw weights, also where the run has a moving average of them."""
+    stress: tuple[Literal["missing", "shift", "contrast", "blur", "jpeg"], ...] = ()
+    """Write SPLIT.NAME.parquet instead, on images with lost sections, a step between sections,
+    another contrast, out of focus, or stored at half resolution as JPEG."""
     batch_size: int = 0
     """Images a step on each rank; 0 for the run's own."""
     system: Annotated[System, Flat] = field(default_factory=System)
@@ -136,6 +139,7 @@ def _predict(job: Predict) -> None:
         checkpoint=job.checkpoint,
         tta=job.tta,
         raw=job.raw,
+        stress=job.stress,
         batch_size=job.batch_size,
         system=job.system,
     ):

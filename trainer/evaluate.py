@@ -15,6 +15,7 @@ from trainer.distributed import sum_over_ranks
 
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[Tensor], Tensor]  # images (b, c, [z], y, x) uint8 to probabilities (b, k)
+Alter = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]  # images and their rows to other images
 
 
 def split_probabilities(
@@ -25,11 +26,13 @@ def split_probabilities(
     *,
     batch_size: int,
     readers: int = 2,
+    alter: Alter | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Floats:
     """Return (n, k) in the order of the split's index, the same on every rank.
 
-    batch_size is one rank's. `advance` is told how many of this rank's samples are done.
+    batch_size is one rank's. Images go through `alter` first. `advance` is told how many of this
+    rank's samples are done.
     """
     count = len(shards.index(split))
     if not count:
@@ -43,6 +46,7 @@ def split_probabilities(
         for batch in batches:
             x = torch.from_numpy(batch.images).to(accelerator.device)
             rows = torch.from_numpy(batch.rows)
+            x = alter(x, batch.rows) if alter else x
             found[rows, :classes] = predict_batch(x).double().cpu()
             found[rows, classes] += 1.0
             advance(len(batch.rows))

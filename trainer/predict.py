@@ -1,6 +1,8 @@
 """Predictions of trained models: a row a sample, for any split of any shard set that fits them."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,9 @@ from shards.schema import IDENTITY_COLUMNS
 from shards.shardset import ShardSet, open_shards
 from trainer.config import System
 from trainer.distributed import make_accelerator
-from trainer.evaluate import Floats, Predict, softmax_of, split_probabilities
+from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabilities
+from trainer.step import em_channels
+from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
 from trainer.tta import averaged, symmetries
 
@@ -27,16 +31,18 @@ def predict_runs(
     checkpoint: str = "best",
     tta: bool = False,
     raw: bool = False,
+    stress: tuple[str, ...] = (),
     batch_size: int = 0,
     system: System,
 ) -> list[Path]:
     """Write OUT/predictions/SPLIT.parquet for each split and return the paths.
 
-    Several runs are an ensemble: the mean of their probabilities. batch_size is a rank's; 0 takes
-    the first run's own.
+    Several runs are an ensemble: the mean of their probabilities. With `stress` the files are
+    SPLIT.NAME.parquet, of images made worse. batch_size is a rank's; 0 takes the first run's own.
     """
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
-    accelerator = make_accelerator(models[0].config, system)
+    first = models[0].config
+    accelerator = make_accelerator(first, system)
     written = []
     with open_shards(data) as shards:
         for split in splits:
@@ -47,24 +53,31 @@ def predict_runs(
         for trained in models:
             check_fit(trained, shards)
         predict = _mean_of([_predictor(accelerator, trained, tta=tta) for trained in models])
-        info = PredictionsInfo(
-            class_names=models[0].inputs.class_names,
-            run=", ".join(runs),
-            data_url=shards.url,
-            manifest_sha256=shards.manifest_sha256,
-            checkpoint=checkpoint,
-            tta=len(symmetries(models[0].config.view)) if tta else 1,
-        )
-        for split in splits:
-            found = _with_progress(
-                accelerator,
-                predict,
-                shards,
-                split,
-                batch_size=batch_size or models[0].config.batch_size,
-                readers=system.readers,
+        for split, name in product(splits, stress or (None,)):
+            stem = f"{split}.{name}" if name else split
+            info = PredictionsInfo(
+                class_names=models[0].inputs.class_names,
+                run=", ".join(runs),
+                data_url=shards.url,
+                manifest_sha256=shards.manifest_sha256,
+                checkpoint=checkpoint,
+                tta=len(symmetries(first.view)) if tta else 1,
+                stress=name,
             )
-            path = out / "predictions" / f"{split}.parquet"
+            mine = -(-len(shards.index(split)) // accelerator.num_processes)
+            shown = progress(f"predict {stem}", mine) if accelerator.is_main_process else None
+            with shown or nullcontext(lambda count: None) as advance:
+                found = split_probabilities(
+                    accelerator,
+                    predict,
+                    shards,
+                    split,
+                    batch_size=batch_size or first.batch_size,
+                    readers=system.readers,
+                    alter=_stress(name, models, shards) if name else None,
+                    advance=advance,
+                )
+            path = out / "predictions" / f"{stem}.parquet"
             if accelerator.is_main_process:
                 write_predictions(path, _table(shards, split, found, info), info)
             written.append(path)
@@ -93,31 +106,16 @@ def _mean_of(predictors: list[Predict]) -> Predict:
     return predict
 
 
-def _with_progress(
-    accelerator: Accelerator,
-    predictor: Predict,
-    shards: ShardSet,
-    split: str,
-    *,
-    batch_size: int,
-    readers: int,
-) -> Floats:
-    def run(advance: Callable[[int], None]) -> Floats:
-        return split_probabilities(
-            accelerator,
-            predictor,
-            shards,
-            split,
-            batch_size=batch_size,
-            readers=readers,
-            advance=advance,
+def _stress(name: str, models: list[Trained], shards: ShardSet) -> Alter:
+    """Return what makes images worse within the models' crop, so that no model sees less of it."""
+    crops = {trained.config.crop for trained in models}
+    if len(crops) > 1:
+        raise ValueError(
+            f"the runs look at crops of different sizes, {', '.join(map(str, sorted(crops)))}; "
+            "predict under --stress with one at a time"
         )
-
-    if not accelerator.is_main_process:
-        return run(lambda count: None)
-    mine = -(-len(shards.index(split)) // accelerator.num_processes)
-    with progress(f"predict {split}", mine) as advance:
-        return run(advance)
+    em = em_channels(shards.manifest.image.channels)
+    return partial(stressed, name=name, crop=crops.pop(), seed=models[0].config.seed, em=em)
 
 
 def _table(shards: ShardSet, split: str, found: Floats, info: PredictionsInfo) -> pa.Table:

@@ -1,15 +1,19 @@
 """Learning, chance, predictions and errors, in this process."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from eval.evaluate import Options, evaluate
 from eval.metrics import balanced_accuracy
 from eval.predictions import probability_matrix, read_predictions
+from eval.subject import open_subject
 from shards.shardset import open_shards
 from shards.stream import Batch
 from trainer.__main__ import main
@@ -77,6 +81,43 @@ def test_tta_is_the_mean_over_transformed_images(trained: Path, cubes: str) -> N
             logits = model(torch.from_numpy(np.flip(x, axes).copy()))
         found += logits.softmax(dim=1)[:, 1].double().numpy() / 8
     np.testing.assert_allclose(frame["probability"], found, atol=1e-6)
+
+
+def test_stress_is_predicted_beside_the_plain_and_tabled(trained: Path, tmp_path: Path) -> None:
+    main(["predict", str(trained), "--split", "val", "test", "--out", str(tmp_path)])
+    stressed = ["predict", str(trained), "--out", str(tmp_path), "--stress", "jpeg", "missing"]
+    main(stressed)
+    places = tmp_path / "predictions"
+    plain = read_predictions(places / "test.parquet")[0]
+    first = {
+        name: read_predictions(places / f"test.{name}.parquet") for name in ("jpeg", "missing")
+    }
+    main([*stressed, "--batch-size", "5"])
+    for name, (frame, info) in first.items():
+        assert info.stress == name
+        assert frame["key"].tolist() == plain["key"].tolist()
+        assert not np.allclose(frame["probability"], plain["probability"], atol=1e-3)
+        again = read_predictions(places / f"test.{name}.parquet")[0]
+        np.testing.assert_allclose(again["probability"], frame["probability"], atol=1e-6)
+    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
+    assert {row["name"] for row in _evaluated(tmp_path)["stress"]} == {"jpeg", "missing"}
+
+
+def test_runs_that_look_at_other_crops_are_not_stressed_together(
+    trained: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    state = other / "checkpoints" / "best" / "state.json"
+    state.write_text(state.read_text().replace("24,\n", "16,\n"))
+    runs = ["predict", str(trained), str(other), "--out", str(tmp_path), "--stress", "blur"]
+    with pytest.raises(ValueError, match=r"crops of different sizes.*one at a time"):
+        main(runs)
+
+
+def _evaluated(run: Path) -> dict[str, Any]:
+    found = evaluate(open_subject(run, use_data=False), Options(), lambda step: None)
+    return found.document
 
 
 def test_an_exported_model_predicts_the_same(trained: Path, cubes: str, tmp_path: Path) -> None:
