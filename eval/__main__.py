@@ -16,6 +16,7 @@ import tyro
 
 from eval.commands import Sources, evaluate_paths, export_path
 from eval.evaluate import Options
+from eval.folds import pool_folds
 from shards.command import run_command
 
 
@@ -40,6 +41,8 @@ class Evaluate:
     """Open the shard set: for pictures, baselines, and the audit of all splits."""
     images: bool = True
     """Read images: for the gallery, the image baseline and image duplicates."""
+    pool: bool = False
+    """Take the runs as the folds of one cross-validation: all their test neurons together."""
     tags: Path | None = None
     """Table with synapse_id (or id) and tag, the target compartment: parquet or CSV."""
     segmentation: str | None = None
@@ -77,6 +80,8 @@ def _evaluate(args: list[str], *, at_least: int) -> None:
     paths = (*asked.paths, *asked.compare)
     if len(paths) < at_least:
         raise ValueError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
+    if asked.pool:
+        paths = (pool_folds(paths, asked.out or paths[0], asked.criterion),)
     sources = Sources(
         paths=paths,
         data=asked.data,

@@ -23,6 +23,7 @@ def split_by_fold(
 ) -> tuple[pa.Table, int]:
     """Return the samples with the splits of `options.fold`, and how many the overlap left out."""
     assert options.num_folds is not None
+    assert options.fold is not None
     if dataset.config.get("splits", {}).get("disjoint_post"):
         raise ValueError(
             "folds are by presynaptic neuron, and this data set's splits are disjoint in "

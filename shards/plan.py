@@ -57,8 +57,8 @@ class PackOptions:
             raise ValueError("fold and num_folds go together: give both or none")
         if self.num_folds is not None and self.num_folds < len(SPLITS):
             raise ValueError(
-                f"num_folds must be {len(SPLITS)} or more, got {self.num_folds}: one fold is tested "
-                "on, one validated on, the rest trained on"
+                f"num_folds must be {len(SPLITS)} or more, got {self.num_folds}: one fold to test, "
+                "one to validate, the others to train on"
             )
         if self.num_folds is not None and not 0 <= (self.fold or 0) < self.num_folds:
             raise ValueError(f"fold must be from 0 to {self.num_folds - 1}, got {self.fold}")

@@ -63,7 +63,7 @@ class Ingest(Common):
 
 @dataclass(kw_only=True)
 class Pack(Common):
-    """Pack a data set into WebDataset shards, a task a view.
+    """Pack a data set into WebDataset shards, a task for each view and fold.
 
     Example: python -m slurm submit pack data/v1 --view patch cube --out shards/v1 --run runs/pack
     """
@@ -74,12 +74,13 @@ class Pack(Common):
     """what to pack; several views go to OUT/VIEW"""
     out: str
     """URL of the shard set"""
+    folds: int | None = None
+    """as so many folds of a cross-validation by neuron, OUT/fold0, OUT/fold1, …"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         """Return the chain."""
-        many = len(self.view) > 1
-        urls = {str(view): f"{self.out}/{view}" if many else self.out for view in self.view}
-        return stages.pack(self.dataset, urls, extra=extra)
+        sets = stages.shard_sets(self.out, self.view, self.folds)
+        return stages.pack(self.dataset, sets, extra=extra)
 
 
 @dataclass(kw_only=True)
@@ -139,7 +140,7 @@ class Eval(Common):
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         """Return the chain."""
-        return stages.evaluate(self.runs, self.out, extra=extra)
+        return stages.evaluate([(self.runs, self.out)], extra=extra)
 
 
 @dataclass(kw_only=True)
@@ -158,6 +159,8 @@ class Pipeline(Common):
     """recipes to train on cubes"""
     tasks: int = 16
     """number of ingest tasks"""
+    folds: int | None = None
+    """train and test each recipe on so many folds of a cross-validation by neuron"""
     limit: int | None = None
     """how many tasks of an array may run at once"""
     seeds: tuple[int, ...] = ()
@@ -173,6 +176,7 @@ class Pipeline(Common):
             PurePosixPath(self.run),
             recipes,
             num_tasks=self.tasks,
+            num_folds=self.folds,
             seeds=self.seeds,
             limit=self.limit,
             extra=extra,

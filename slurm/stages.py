@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 
 from slurm.job import Command, Step, check_chain
 
+MIN_FOLDS = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainTask:
@@ -63,13 +65,31 @@ def ingest(
     )
 
 
+def shard_sets(out: str, views: Sequence[str], num_folds: int | None) -> dict[str, Command]:
+    """Return URL → arguments of `shards pack`, for each view and fold; one set is OUT itself."""
+    if num_folds is not None and num_folds < MIN_FOLDS:
+        raise ValueError(
+            f"a cross-validation needs {MIN_FOLDS} folds or more, got --folds {num_folds}: one to "
+            "test, one to validate, the others to train on"
+        )
+    folds: list[tuple[str, Command]] = [
+        (f"/fold{i}", ("--fold", str(i), "--num-folds", str(num_folds)))
+        for i in range(num_folds or 0)
+    ]
+    return {
+        out + name + (f"/{view}" if len(views) > 1 else ""): ("--view", view, *arguments)
+        for name, arguments in folds or [("", ())]
+        for view in views
+    }
+
+
 def pack(
-    dataset: str, urls: Mapping[str, str], *, extra: Command, after: tuple[str, ...] = ()
+    dataset: str, sets: Mapping[str, Command], *, extra: Command, after: tuple[str, ...] = ()
 ) -> tuple[Step, ...]:
-    """Return the step that packs each view into its URL, a task a view."""
+    """Return the step that packs each of `shard_sets`, a task a set."""
     commands = tuple(
-        ("-m", "shards", "pack", dataset, "--view", view, "--out", url, *extra)
-        for view, url in urls.items()
+        ("-m", "shards", "pack", dataset, *arguments, "--out", url, *extra)
+        for url, arguments in sets.items()
     )
     return (Step(name="pack", commands=commands, num_tasks=len(commands), after=after),)
 
@@ -107,11 +127,14 @@ def predict(
 
 
 def evaluate(
-    runs: Sequence[str], out: str | None, *, extra: Command, after: tuple[str, ...] = ()
+    reports: Sequence[tuple[Command, str | None]], *, extra: Command, after: tuple[str, ...] = ()
 ) -> tuple[Step, ...]:
-    """Return the step that reports on the runs side by side."""
-    where = () if out is None else ("--out", out)
-    return (Step(name="eval", commands=(("-m", "eval", *runs, *where, *extra),), after=after),)
+    """Return the step that reports on runs side by side, a task for each (runs, out)."""
+    commands = tuple(
+        ("-m", "eval", *runs, *(() if out is None else ("--out", out)), *extra)
+        for runs, out in reports
+    )
+    return (Step(name="eval", commands=commands, num_tasks=len(commands), after=after),)
 
 
 def pipeline(
@@ -120,26 +143,43 @@ def pipeline(
     recipes: Mapping[str, Sequence[str]],
     *,
     num_tasks: int,
+    num_folds: int | None,
     seeds: Sequence[int],
     limit: int | None,
     extra: Command,
 ) -> tuple[Step, ...]:
     """Return everything from plan to report under the folder `run`; `recipes` go by view."""
     dataset = str(run / "dataset")
-    urls = {view: str(run / "shards" / view) for view in recipes}
-    runs = [t for view in recipes for t in sweep(recipes[view], [urls[view]], seeds, run / "runs")]
-    folders = [task.run for task in runs]
+    packs: dict[str, Command] = {}
+    runs: list[TrainTask] = []
+    for view, names in recipes.items():
+        sets = shard_sets(str(run / "shards" / view), [view], num_folds)
+        packs |= sets
+        runs += sweep(names, list(sets), seeds, run / "runs")
+    folders = tuple(task.run for task in runs)
+    report = run / "report"
+    whole: list[tuple[Command, str | None]] = [(folders, str(report))]
+    reports = whole if num_folds is None else _pooled(runs, report)
     plan = Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),))
     steps = (
         plan,
         *ingest(dataset, num_tasks=num_tasks, limit=limit, extra=(), after=("plan",)),
-        *pack(dataset, urls, extra=(), after=("finish",)),
+        *pack(dataset, packs, extra=(), after=("finish",)),
         *train(runs, limit=limit, extra=extra, after=("pack",)),
         *predict(folders, ("val", "test"), limit=limit, extra=(), after=("train",)),
-        *evaluate(folders, str(run / "report"), extra=(), after=("predict",)),
+        *evaluate(reports, extra=(), after=("predict",)),
     )
     check_chain(steps)
     return steps
+
+
+def _pooled(runs: Sequence[TrainTask], report: PurePosixPath) -> list[tuple[Command, str | None]]:
+    """Return a report for each recipe and seed, over all its folds."""
+    folds: dict[str, list[str]] = {}
+    for task in runs:
+        seed = "" if task.seed is None else f"-seed{task.seed}"
+        folds.setdefault(task.recipe + seed, []).append(task.run)
+    return [((*found, "--pool"), str(report / name)) for name, found in folds.items()]
 
 
 def _names(urls: Sequence[str]) -> list[str]:

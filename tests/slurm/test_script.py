@@ -41,12 +41,13 @@ def sweep() -> tuple[Step, ...]:
     return stages.train(runs, limit=2, extra=("--lr", "$(rm -rf ~)"))
 
 
-def pipeline() -> tuple[Step, ...]:
+def pipeline(num_folds: int | None = None) -> tuple[Step, ...]:
     return stages.pipeline(
         "ingest.yaml",
         Path("runs/v1"),
         {"patch": ["resnet50"], "cube": ["unet3d"]},
         num_tasks=8,
+        num_folds=num_folds,
         seeds=(),
         limit=2,
         extra=(),
@@ -202,3 +203,20 @@ def test_folders_that_slurm_would_read_as_patterns_are_refused(name: str) -> Non
 )
 def test_gpus_are_read_from_the_options(options: dict[str, str], gpus: int) -> None:
     assert Resources(options=options).gpus_per_node == gpus
+
+
+def test_a_cross_validation_packs_trains_and_predicts_each_fold_and_pools_them() -> None:
+    steps = {step.name: step for step in pipeline(num_folds=3)}
+    packed = [" ".join(command) for command in steps["pack"].commands]
+    assert len(packed) == len(steps["train"].commands) == len(steps["predict"].commands) == 6
+    assert packed[1].endswith(
+        "--view patch --fold 1 --num-folds 3 --out runs/v1/shards/patch/fold1"
+    )
+    trained = [" ".join(command) for command in steps["train"].commands]
+    assert trained[5].endswith("--data runs/v1/shards/cube/fold2 --out runs/v1/runs/unet3d-fold2")
+    reports = [" ".join(command) for command in steps["eval"].commands]
+    folds = [f"runs/v1/runs/unet3d-fold{fold}" for fold in range(3)]
+    assert reports[1] == f"-m eval {' '.join(folds)} --pool --out runs/v1/report/unet3d"
+    assert len(reports) == 2
+    with pytest.raises(ValueError, match="3 folds or more, got --folds 2"):
+        pipeline(num_folds=2)
