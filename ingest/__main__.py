@@ -25,6 +25,8 @@ def phantom_command(
     seed: int | None = None,
     label_noise: float | None = None,
     contrast: float | None = None,
+    merges: int | None = None,
+    strays: int | None = None,
 ) -> None:
     """Write the phantom: a made-up EM volume, its tables, and a job that ingests them.
 
@@ -40,6 +42,8 @@ def phantom_command(
         seed: of everything that is random
         label_noise: the part of the neurons whose class is wrong in the cell type table
         contrast: of all structure, against a noise that stays the same
+        merges: axons that have the root id of a neuron of the other class
+        strays: single synapses that have
     """
     from ingest.phantom import PhantomConfig, write_phantom  # slow to import, and only for this
 
@@ -50,6 +54,8 @@ def phantom_command(
         "seed": seed,
         "label_noise": label_noise,
         "contrast": contrast,
+        "merges": merges,
+        "strays": strays,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     write_phantom(out, PhantomConfig(**given))

@@ -22,7 +22,7 @@ from ingest.phantom_fields import Float, Grey, Points, Triple
 from ingest.phantom_scene import Synapses, dendrites, mitochondria, place_synapses
 from ingest.phantom_section import Scene, draw_section, make_textures
 from ingest.phantom_synapse import densities, tubules, vesicles
-from ingest.phantom_tables import INGEST_YAML, make_tables
+from ingest.phantom_tables import INGEST_YAML, make_tables, owners
 from ingest.phantom_volume import CHUNK, create_volume, write_volume
 from shards.files import atomic_write, read_json, write_json
 from shards.progress import progress
@@ -42,6 +42,7 @@ class PhantomConfig:
     neurons: presynaptic neurons, half of them excitatory; synapses: of all of them together.
     label_noise: the part of the neurons whose class is wrong in the cell type table.
     contrast: of all structure, against a noise that stays the same.
+    merges, strays: axons, and single synapses, with the root id of a neuron of the other class.
     """
 
     size: Triple = (1664, 1408, 256)
@@ -50,6 +51,8 @@ class PhantomConfig:
     seed: int = 42
     label_noise: float = 0.0
     contrast: float = 1.0
+    merges: int = 0
+    strays: int = 0
 
     def __post_init__(self) -> None:
         if any(n % c or n < low for n, c, low in zip(self.size, CHUNK, MIN_SIZE, strict=True)):
@@ -68,6 +71,12 @@ class PhantomConfig:
             raise ValueError(
                 f"label_noise must be in [0, 1] and contrast in (0, 2], got {self.label_noise} "
                 f"and {self.contrast}"
+            )
+
+        if not 0 <= self.merges < self.neurons // 2 or self.strays < 0:
+            raise ValueError(
+                f"merges and strays must be 0 or more and leave a neuron of each class of "
+                f"{self.neurons} unmerged, got merges {self.merges}, strays {self.strays}"
             )
 
     @property
@@ -147,12 +156,16 @@ def make_layout(config: PhantomConfig) -> tuple[Layout, dict[str, pd.DataFrame]]
     rng = _stream(config, 0)
     synapses = place_synapses(size, neurons=config.neurons, synapses=config.synapses, rng=rng)
     excitatory = rng.permutation(np.arange(config.neurons) % 2 == 0)
+    owner = owners(
+        synapses, excitatory, merges=config.merges, strays=config.strays, rng=_stream(config, 5)
+    )
     z, y, x = OFFSET_XYZ[::-1]
     tables = make_tables(
         synapses,
         excitatory,
         size,
         (z, y, x),
+        owner,
         label_noise=config.label_noise,
         rng=_stream(config, 3),
     )

@@ -13,6 +13,7 @@ EXCITATORY_TYPES = ("23P", "4P", "5P-IT", "5P-ET", "6P-IT", "6P-CT")
 INHIBITORY_TYPES = ("BC", "MC", "BPC", "NGC")
 GLIA = ("astrocyte", "oligo", "microglia", "OPC")
 CLASS_NAMES = ("inhibitory", "excitatory")
+Owners = npt.NDArray[np.int64]
 
 INGEST_YAML = """\
 # A job for: python -m ingest plan THIS_FILE --out DATASET
@@ -34,25 +35,60 @@ samples:
 """
 
 
+def owners(
+    synapses: Synapses,
+    excitatory: npt.NDArray[np.bool_],
+    *,
+    merges: int,
+    strays: int,
+    rng: np.random.Generator,
+) -> Owners:
+    """Return the neuron (n,) that each synapse is counted to, with errors of segmentation.
+
+    A merge gives the whole axon of one neuron to a neuron of the other class, an excitatory and an
+    inhibitory one in turns; the soma that lost it keeps its own root id. A stray is one synapse of
+    another neuron that is counted to a neuron of the other class.
+    """
+    owner = synapses.neuron.copy()
+    of_class = [rng.permutation(np.flatnonzero(excitatory == value)) for value in (True, False)]
+    for pair in range(merges):
+        kept, lost = (own[pair] for own in (of_class if pair % 2 else of_class[::-1]))
+        owner[owner == lost] = kept
+    alone = [own[merges:] for own in of_class]
+    rows = np.flatnonzero(np.isin(synapses.neuron, np.concatenate(alone)) & ~synapses.at_edge)
+    if strays > len(rows):
+        raise ValueError(f"strays must be at most {len(rows)}, the unmerged synapses, got {strays}")
+    for row in rng.permutation(rows)[:strays]:
+        owner[row] = rng.choice(alone[int(excitatory[owner[row]])])
+    return owner
+
+
+def _taken_whole(owner: Owners, neuron: Owners) -> npt.NDArray[np.bool_]:
+    """Return which synapses are of neurons of which no synapse is counted to themselves."""
+    return ~np.isin(neuron, neuron[owner == neuron])
+
+
 def make_tables(
     synapses: Synapses,
     excitatory: npt.NDArray[np.bool_],
     size_zyx: Triple,
     offset_zyx: Triple,
+    owner: Owners,
     *,
     label_noise: float,
     rng: np.random.Generator,
 ) -> dict[str, pd.DataFrame]:
     """Return the tables synapses, cell_types and truth. `excitatory` has a row a neuron.
 
-    Label noise calls `label_noise` of the neurons, the same part of both classes, by the other
-    class's name in the cell type table; `truth` keeps what they are.
+    `owner` (n,) is the neuron whose root id each synapse has in the synapse table. Label noise
+    calls `label_noise` of the neurons, the same part of both classes, by the other class's name
+    in the cell type table; `truth` keeps whose synapses they are and what they are.
     """
     neurons, count = len(excitatory), len(synapses.neuron)
     partners = max(2, count // PAIRS_PER_PARTNER)
     roots = _ids(864691135000000000, 10**9, neurons + partners + len(GLIA), rng)
     nuclei = _ids(100_000, 600_000, neurons + len(GLIA), rng)
-    pre, post = roots[synapses.neuron], roots[neurons + rng.integers(0, partners, count)]
+    post = roots[neurons + rng.integers(0, partners, count)]
     called = excitatory ^ _flipped(excitatory, label_noise, rng)
     table = pd.DataFrame(
         {
@@ -62,7 +98,7 @@ def make_tables(
             "valid": "t",
             "size": np.rint(_sizes(synapses, rng)).astype(np.int64),
             "pre_pt_supervoxel_id": _ids(87_000_000_000_000_000, 10**12, count, rng),
-            "pre_pt_root_id": pre,
+            "pre_pt_root_id": roots[owner],
             "post_pt_supervoxel_id": _ids(87_000_000_000_000_000, 10**12, count, rng),
             "post_pt_root_id": post,
         }
@@ -76,10 +112,15 @@ def make_tables(
     truth = pd.DataFrame(
         {
             "id": table["id"],
-            "pre_pt_root_id": pre,
+            "pre_pt_root_id": roots[synapses.neuron],
             "target_id": nuclei[synapses.neuron],
             "class_name": _names(excitatory[synapses.neuron]),
-            "table_class_name": _names(called[synapses.neuron]),
+            "table_class_name": _names(called[owner]),
+            "error": np.select(
+                [owner == synapses.neuron, _taken_whole(owner, synapses.neuron)],
+                ["", "merge"],
+                "stray",
+            ),
             "at_edge": synapses.at_edge,
             "radius_nm": synapses.radius_nm,
             **{f"normal_{axis}": synapses.normal[:, k] for k, axis in enumerate("zyx")},

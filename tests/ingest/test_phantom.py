@@ -18,7 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ingest.config import load_job
-from ingest.phantom import OFFSET_XYZ, Damage, PhantomConfig, draw_sections, make_scene
+from ingest.phantom import (
+    OFFSET_XYZ,
+    Damage,
+    PhantomConfig,
+    draw_sections,
+    make_layout,
+    make_scene,
+)
 from ingest.phantom import write_phantom as write
 from ingest.phantom_fields import POST, PRE, VOXEL_NM, Grey
 from ingest.phantom_volume import create_volume, write_volume
@@ -192,6 +199,34 @@ def test_the_job_is_one_that_ingest_reads(phantom: Path) -> None:
     }
 
 
+def test_errors_of_segmentation_are_planted_in_the_tables_and_the_truth_stays() -> None:
+    config = PhantomConfig(size=(640, 640, 96), neurons=12, synapses=96)
+    _, clean = make_layout(config)
+    _, planted = make_layout(replace(config, merges=3, strays=4))
+    truth, table = planted["truth"], planted["synapses"]
+    for name in ("pre_pt_root_id", "target_id", "class_name"):
+        assert (truth[name] == clean["truth"][name]).all()
+    pd.testing.assert_frame_equal(planted["cell_types"], clean["cell_types"])
+    rest = table.drop(columns="pre_pt_root_id")
+    pd.testing.assert_frame_equal(rest, clean["synapses"].drop(columns="pre_pt_root_id"))
+
+    moved = table["pre_pt_root_id"] != truth["pre_pt_root_id"]
+    assert ((truth["error"] != "") == moved).all()
+    class_of = truth.groupby("pre_pt_root_id")["class_name"].first()
+    adopted = table["pre_pt_root_id"].map(class_of)
+    assert (adopted[moved] != truth["class_name"][moved]).all()
+    assert (adopted == truth["table_class_name"]).all()
+    assert (truth["error"] == "stray").sum() == 4
+    merged = truth[truth["error"] == "merge"]
+    assert merged["pre_pt_root_id"].nunique() == 3
+    assert set(merged["class_name"]) == {"excitatory", "inhibitory"}
+    assert not set(merged["pre_pt_root_id"]) & set(table["pre_pt_root_id"])
+    with pytest.raises(ValueError, match="leave a neuron of each class of 12 unmerged"):
+        replace(config, merges=6)
+    with pytest.raises(ValueError, match="strays must be at most"):
+        make_layout(replace(config, strays=97))
+
+
 def test_label_noise_turns_neurons_of_both_classes_and_the_truth_stays() -> None:
     _, clean, _ = make_scene(SMALL)
     _, noisy, _ = make_scene(replace(SMALL, label_noise=0.34))
@@ -228,8 +263,6 @@ def test_contrast_scales_structure_and_not_noise() -> None:
 @pytest.fixture(scope="module")
 def default_tables() -> dict[str, pd.DataFrame]:
     """The tables of the default phantom: where its synapses are depends on no voxel."""
-    from ingest.phantom import make_layout
-
     _, tables = make_layout(PhantomConfig())
     return tables
 
