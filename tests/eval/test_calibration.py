@@ -1,6 +1,7 @@
 """Calibrators fitted on some neurons lower the calibration error of others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,6 @@ def part(frame: pd.DataFrame) -> Part:
 
 
 def calibration_error(own: Part, probabilities: Floats) -> float:
-    from dataclasses import replace
-
     return score(replace(own.scored, probabilities=probabilities), ranks=False, num=10)["ece"].value
 
 
@@ -34,6 +33,21 @@ def test_calibration_mends_too_sure_predictions(make_predictions: Make, method: 
     after = calibration_error(test, calibrate(test.scored.probabilities))
     assert after < before / 2
     assert choose(val.scored.labels, val.scored.probabilities, val.scored.groups) != "none"
+
+
+def test_calibration_mends_what_neurons_of_the_wrong_label_do(make_predictions: Make) -> None:
+    options = {"neurons": 120, "gain": 4.0, "axon": 0.0}
+    val, test = (part(_noisy(make_predictions(seed, **options))) for seed in (1, 2))
+    chosen = choose(val.scored.labels, val.scored.probabilities, val.scored.groups)
+    calibrate = fit(chosen, val.scored.labels, val.scored.probabilities)
+    assert chosen != "none"
+    before = calibration_error(test, test.scored.probabilities)
+    assert calibration_error(test, calibrate(test.scored.probabilities)) < before / 2
+
+
+def _noisy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Call every fifth neuron by the other class."""
+    return frame.assign(label=frame["label"] ^ (frame["neuron_id"] % 5 == 0))
 
 
 @pytest.mark.parametrize("method", CALIBRATORS)
