@@ -4,6 +4,8 @@
     python -m trainer recipes
     python -m trainer predict RUN [--data URL] --split val test [--tta] [--stress blur jpeg]
     python -m trainer export RUN FOLDER
+    python -m trainer augment RECIPE --data URL --out sheet.png
+    python -m trainer batch-size RECIPE --data URL
 
 Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
 """
@@ -84,6 +86,37 @@ class Export:
     """Raw weights, also where the run has a moving average of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Draw what a recipe's augmentation does: each operation by itself, then all together.
+
+    Example: python -m trainer augment unet3d_strong --data runs/demo/shards/cube --out sheet.png
+    """
+
+    data: str
+    """Shard set: a path or URL."""
+    out: Path
+    """PNG to write."""
+    images: int = 6
+    """Training images to show."""
+    config: Annotated[Config, Flat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """Time a recipe's training step at 1, 2, 4, … images on this device; say which size suits it.
+
+    Example: accelerate launch -m trainer batch-size r3d_18 --data runs/demo/shards/cube
+    """
+
+    data: str
+    """Shard set: a path or URL."""
+    most: int = 4096
+    """Try no larger batch."""
+    config: Annotated[Config, Flat]
+    system: Annotated[System, Flat]
+
+
 def main(args: list[str]) -> None:
     """Do what the arguments say."""
     if not args or args[0] in ("-h", "--help"):
@@ -94,8 +127,38 @@ def main(args: list[str]) -> None:
         _predict(tyro.cli(Predict, args=args[1:], prog="python -m trainer predict"))
     elif args[0] == "export":
         _export(tyro.cli(Export, args=args[1:], prog="python -m trainer export"))
+    elif args[0] == "augment":
+        _augment(args[1:])
+    elif args[0] == "batch-size":
+        _batch_size(args[1:])
     else:
         _train(args)
+
+
+def _recipe_of(args: list[str], command: str) -> Config:
+    if not args or args[0].startswith("-"):
+        raise ValueError(f"say which recipe: python -m trainer {command} RECIPE --data URL")
+    return get_recipe(args[0])
+
+
+def _augment(args: list[str]) -> None:
+    default = Sheet(data=tyro.MISSING, out=tyro.MISSING, config=_recipe_of(args, "augment"))
+    asked = tyro.cli(Sheet, args=args[1:], prog="python -m trainer augment", default=default)
+    from trainer.sheet import augmentation_sheet
+
+    seed = asked.config.seed
+    rows = augmentation_sheet(
+        asked.config, asked.data, asked.out, num_images=asked.images, seed=seed
+    )
+    sys.stdout.write(f"{asked.out}: {rows} rows\n")
+
+
+def _batch_size(args: list[str]) -> None:
+    default = BatchSize(data=tyro.MISSING, config=_recipe_of(args, "batch-size"), system=System())
+    asked = tyro.cli(BatchSize, args=args[1:], prog="python -m trainer batch-size", default=default)
+    from trainer.batch import report_batches
+
+    report_batches(asked.config, asked.system, asked.data, most=asked.most)
 
 
 def _train(args: list[str]) -> None:

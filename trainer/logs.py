@@ -3,11 +3,13 @@
 import importlib.metadata
 import json
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import accelerate
 import torch
@@ -102,6 +104,25 @@ def versions() -> dict[str, str | None]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "cudnn": _cudnn(),
     }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit, and whether files differ from it, of the checkout that this code runs from.
+
+    None where the code is not a git checkout, or git is not there.
+    """
+    here = Path(__file__).parent.parent
+    if shutil.which("git") is None or not (here / ".git").exists():
+        return None
+    said = [
+        subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        )
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    ]
+    if any(answer.returncode for answer in said):
+        return None
+    return {"commit": said[0].stdout.strip(), "changed": bool(said[1].stdout.strip())}
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

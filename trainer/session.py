@@ -21,7 +21,7 @@ from trainer import state as checkpoints
 from trainer.config import Config, System, config_to_json, differences
 from trainer.distributed import check_agreement
 from trainer.ema import MovingAverage
-from trainer.logs import versions
+from trainer.logs import git_state, versions
 from trainer.losses import Loss, build_loss, cross_entropy, one_hot_targets
 from trainer.memory_format import (
     checkpoint_activations,
@@ -286,6 +286,7 @@ def write_run(session: Session, status: str) -> None:
         "device": _device_name(session.accelerator.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "git": git_state(),
         "command": list(session.job.command),
         "best": {"monitor": session.config.monitor, "value": session.progress.best}
         | {"epoch": session.progress.best_epoch},

@@ -1,0 +1,140 @@
+"""Which batch size suits a device: the real training step, timed at 1, 2, 4, … images."""
+
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, nn
+
+from shards.shardset import ShardSet, open_shards
+from trainer.config import Config, System
+from trainer.distributed import make_accelerator
+from trainer.losses import cross_entropy, one_hot_targets
+from trainer.memory_format import to_memory_format
+from trainer.models import build_classifier, center_crop, inputs_of
+from trainer.optim import build_optimizer
+
+STEPS = 3
+GAIN = 1.05  # a batch twice as large must be this much faster by the image to go on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """A batch size on one rank; `images_s` is 0 where it did not fit into memory."""
+
+    batch_size: int
+    images_s: float
+    memory_gb: float  # most that was held: of the GPU, or of the process
+
+
+def report_batches(config: Config, system: System, data: str, *, most: int) -> None:
+    """Print a line a batch size, and the one to take."""
+    accelerator = make_accelerator(config, system)
+    timings = []
+    with open_shards(data) as shards:
+        for timing in time_batches(config, system, shards, accelerator, most=most):
+            timings.append(timing)
+            if timing.images_s:
+                found = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
+            else:
+                found = "does not fit into memory"
+            print(f"{timing.batch_size:6} images a step {found}", flush=True)
+    best = recommended(timings)
+    print(
+        f"--batch-size {best.batch_size} on one rank, {best.batch_size} times their number on "
+        f"several; the recipe has {config.batch_size} at --lr {config.lr:g} (--lr-batch "
+        f"{config.batch_size} scales the rate with the batch, --accumulate splits it)"
+    )
+
+
+def time_batches(
+    config: Config, system: System, shards: ShardSet, accelerator: Accelerator, *, most: int
+) -> Iterator[Timing]:
+    """Yield timings at doubling batch sizes, until one does not fit or none is gained twice."""
+    best, lost, size = 0.0, 0, 1
+    while size <= most and lost < 2:
+        timing = _timing(config, system, shards, accelerator, size)
+        yield timing
+        if not timing.images_s:
+            return
+        lost = 0 if timing.images_s > best * GAIN else lost + 1
+        best, size = max(best, timing.images_s), size * 2
+
+
+def recommended(timings: list[Timing]) -> Timing:
+    """Return the smallest batch within `GAIN` of the fastest; a `ValueError` if none fitted."""
+    best = max((timing.images_s for timing in timings), default=0.0)
+    if not best:
+        raise ValueError(
+            "not even one image fits into memory: choose a smaller --crop or --width, or "
+            "--checkpoint-activations"
+        )
+    return next(timing for timing in timings if timing.images_s * GAIN >= best)
+
+
+def _timing(
+    config: Config, system: System, shards: ShardSet, accelerator: Accelerator, size: int
+) -> Timing:
+    clear_device_cache(garbage_collection=True)
+    on_gpu = accelerator.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        seconds = _seconds_a_step(config, system, shards, accelerator, size)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return Timing(batch_size=size, images_s=0.0, memory_gb=0.0)
+    held = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes()
+    return Timing(batch_size=size, images_s=size / seconds, memory_gb=held / 1e9)
+
+
+def _seconds_a_step(
+    config: Config, system: System, shards: ShardSet, accelerator: Accelerator, size: int
+) -> float:
+    net, _ = build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
+    net.to(accelerator.device).train()
+    if system.memory_format != "auto":
+        to_memory_format(net, system.memory_format)
+    optimizer = build_optimizer(config, net, accelerator.device)
+    rows = np.arange(size) % len(shards.index("train"))
+    images = torch.from_numpy(shards.read_images("train", rows))
+    x = center_crop(images, config.crop).to(accelerator.device)
+    labels = torch.zeros(size, dtype=torch.long, device=x.device)
+    targets = one_hot_targets(labels, len(shards.manifest.class_names))
+    seconds = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        _step(net, optimizer, accelerator, x, targets)
+        _wait(accelerator.device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])  # the first warms up
+
+
+def _step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    x: Tensor,
+    targets: Tensor,
+) -> None:
+    optimizer.zero_grad()
+    with accelerator.autocast():
+        loss = cross_entropy(net(x), targets).mean()
+    torch.autograd.backward(loss)
+    optimizer.step()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

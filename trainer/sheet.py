@@ -1,0 +1,88 @@
+"""A picture of what a recipe's augmentation does: each operation by itself, then all together."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+
+from shards.files import atomic_write
+from shards.shardset import open_shards
+from trainer.augment import augment_batch
+from trainer.config import Augment, Config
+from trainer.models import build_classifier, inputs_of
+
+PLAIN = Augment(flip=False, turn=False)
+TOGETHER = 3  # rows
+GAP, TITLE = 4, 16
+Gray = npt.NDArray[np.uint8]
+
+
+def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int, seed: int) -> int:
+    """Write a PNG with a column an image and a row an operation; return the number of rows.
+
+    Images are training samples, cropped as the recipe crops them; a cube is shown by its middle
+    section, and below by its middle plane across the sections. Operations of a probability are
+    shown where they happen.
+    """
+    with open_shards(data) as shards:
+        build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
+        index = shards.index("train")
+        rows = np.random.default_rng(seed).permutation(len(index))[:num_images]
+        x = torch.from_numpy(shards.read_images("train", rows))
+        image = shards.manifest.image
+    em = tuple(i for i, name in enumerate(image.channels) if name == "em")
+    aspect = image.voxel_size_nm[0] / image.voxel_size_nm[2]
+    lines = []
+    for title, augment, epoch in _operations(config.augment):
+        done = augment_batch(
+            x, rows, augment, crop=config.crop, seed=seed, epoch=epoch, em=em or (0,)
+        )
+        lines.append((title, [_view(one, aspect) for one in done.float().numpy()]))
+    with atomic_write(out) as file:
+        _drawn(lines).save(file, format="PNG")
+    return len(lines)
+
+
+def _operations(augment: Augment) -> Iterator[tuple[str, Augment, int]]:
+    """Yield a title, an augmentation and an epoch for each row."""
+    yield "as it is", PLAIN, 0
+    for item in fields(Augment):
+        value = getattr(augment, item.name)
+        if item.name == "misalign_vx" or not value:
+            continue
+        alone = replace(PLAIN, misalign_vx=augment.misalign_vx)
+        always = 1.0 if item.name.endswith("_p") else value
+        changed: dict[str, Any] = {item.name: always}
+        yield f"{item.name} {value}", replace(alone, **changed), 0
+    for epoch in range(TOGETHER):
+        yield f"all together, epoch {epoch + 1}", augment, epoch
+
+
+def _view(image: npt.NDArray[np.float32], aspect: float) -> Gray:
+    """Return the first channel (y, x) of an image, of a cube with its middle x-z plane below."""
+    gray: Gray = np.clip(np.rint(image[0]), 0, 255).astype(np.uint8)
+    if gray.ndim == 2:
+        return gray
+    across = Image.fromarray(gray[:, gray.shape[1] // 2])
+    across = across.resize((across.width, round(across.height * aspect)), Image.Resampling.NEAREST)
+    gap = np.full((2, gray.shape[2]), 255, np.uint8)
+    return np.concatenate([gray[gray.shape[0] // 2], gap, np.asarray(across)])
+
+
+def _drawn(lines: list[tuple[str, list[Gray]]]) -> Image.Image:
+    height, width = lines[0][1][0].shape
+    columns = len(lines[0][1])
+    size = (columns * (width + GAP) + GAP, len(lines) * (height + TITLE + GAP) + GAP)
+    sheet = Image.new("L", size, 255)
+    draw = ImageDraw.Draw(sheet)
+    for row, (title, images) in enumerate(lines):
+        top = GAP + row * (height + TITLE + GAP)
+        draw.text((GAP, top), title, fill=0)
+        for column, image in enumerate(images):
+            sheet.paste(Image.fromarray(image), (GAP + column * (width + GAP), top + TITLE))
+    return sheet
