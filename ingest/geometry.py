@@ -38,20 +38,6 @@ class Box:
         low = all(a <= b for a, b in zip(self.start, other.start, strict=True))
         return low and all(a >= b for a, b in zip(self.stop, other.stop, strict=True))
 
-    def intersection(self, other: "Box") -> "Box":
-        """Return what both cover; they must overlap."""
-        start = int_triple([max(a, b) for a, b in zip(self.start, other.start, strict=True)])
-        stop = int_triple([min(a, b) for a, b in zip(self.stop, other.stop, strict=True)])
-        return Box(start, stop)
-
-    def slices_within(self, outer: "Box") -> tuple[slice, slice, slice]:
-        """Return the slices that cut this box out of an array that covers `outer`."""
-        z, y, x = (
-            slice(start - origin, stop - origin)
-            for start, stop, origin in zip(self.start, self.stop, outer.start, strict=True)
-        )
-        return z, y, x
-
 
 def flip_triple(values: Sequence[float]) -> TripleNm:
     """Turn (x, y, z) into (z, y, x), or back."""

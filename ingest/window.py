@@ -13,14 +13,21 @@ from ingest.chunks import Image
 from ingest.geometry import Box, Ints, int_triple
 from ingest.sharding import Grid
 
+Slices = tuple[slice, slice, slice]
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of the grid, and the boxes of a window that it lies in."""
+    """A chunk of the grid; for each box of a window that it lies in, what goes where.
+
+    `into` are slices of the boxes' images, `out_of` the same voxels in the chunk.
+    """
 
     code: int
     box: Box
     users: Ints
+    into: list[Slices]
+    out_of: list[Slices]
 
 
 class Window:
@@ -54,11 +61,13 @@ class Window:
     def fill(self, number: int, image_zyx: Image | None) -> None:
         """Hand in chunk `number`, None where the volume has no such chunk."""
         chunk = self.chunks[number]
-        for user in chunk.users.tolist():
-            if image_zyx is None:
-                self._missing.add(user)
-            else:
-                self._copy(chunk.box, image_zyx, user)
+        if image_zyx is None:
+            self._missing.update(chunk.users.tolist())
+        else:
+            for user, into, out_of in zip(
+                chunk.users.tolist(), chunk.into, chunk.out_of, strict=True
+            ):
+                self._image(user)[into] = image_zyx[out_of]
         with self._changed:
             self._left[chunk.users] -= 1
             self._changed.notify()
@@ -77,19 +86,17 @@ class Window:
                 if self._failure is not None:
                     raise self._failure
             image = self._images.pop(number, None)
-            yield None if number in self._missing else image
+            yield None if image is None or number in self._missing else image[None]
 
     def _settled(self, number: int) -> bool:
         return self._failure is not None or not self._left[number]
 
-    def _copy(self, chunk: Box, image_zyx: Image, user: int) -> None:
-        box = self.boxes[user]
-        common = chunk.intersection(box)
+    def _image(self, user: int) -> Image:
         with self._changed:
             image = self._images.get(user)
             if image is None:
-                image = self._images[user] = np.empty((1, *box.shape), dtype=np.uint8)
-        image[0][common.slices_within(box)] = image_zyx[common.slices_within(chunk)]
+                image = self._images[user] = np.empty(self.boxes[user].shape, dtype=np.uint8)
+        return image
 
 
 def chunks_of(grid: Grid, boxes: Sequence[Box]) -> list[Chunk]:
@@ -105,8 +112,24 @@ def chunks_of(grid: Grid, boxes: Sequence[Box]) -> list[Chunk]:
     user, place = np.concatenate(users), np.concatenate(places)
     codes = grid.codes(place)
     order = np.lexsort((user, codes))
-    _, first = np.unique(codes[order], return_index=True)
+    user, place, codes = user[order], place[order], codes[order]
+    chunk = np.asarray(grid.chunk)
+    corner = place * chunk + np.asarray(grid.bounds.start)
+    low, high = np.maximum(starts[user], corner), np.minimum(stops[user], corner + chunk)
+    into = _slices(low - starts[user], high - starts[user])
+    out_of = _slices(low - corner, high - corner)
+    begins = np.flatnonzero(np.diff(codes, prepend=codes[:1] - np.uint64(1)))
+    ends = [*begins[1:].tolist(), len(codes)]
     return [
-        Chunk(int(codes[rows[0]]), grid.chunk_box(int_triple(place[rows[0]])), user[rows])
-        for rows in np.split(order, first[1:])
+        Chunk(code, grid.chunk_box(int_triple(at)), user[a:b], into[a:b], out_of[a:b])
+        for code, at, a, b in zip(
+            codes[begins].tolist(), place[begins], begins.tolist(), ends, strict=True
+        )
     ]
+
+
+def _slices(starts: Ints, stops: Ints) -> list[Slices]:
+    z, y, x = (
+        map(slice, low, high) for low, high in zip(starts.T.tolist(), stops.T.tolist(), strict=True)
+    )
+    return list(zip(z, y, x, strict=True))

@@ -22,7 +22,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
-from shards.files import atomic_write, fsync, read_json, write_json
+from shards.files import TEMPORARY_PATTERN, atomic_write, read_json, write_json
 from shards.schema import (
     SAMPLE_COLUMNS,
     SCHEMA_VERSION,
@@ -34,7 +34,7 @@ from shards.schema import (
     dataset_from_json,
     to_json,
 )
-from shards.zarrshard import ShardFiles
+from shards.zarrshard import ShardFiles, write_shard
 
 ARRAYS, SAMPLES, DATASET = "samples.zarr", "samples.parquet", "dataset.json"
 VERSION_ATTRIBUTE = "synshards_schema_version"
@@ -117,15 +117,10 @@ def write_rows(array: Array, start: int, images: np.ndarray) -> None:
             f"images of {images.dtype} {images.shape[1:]} do not fit the array of "
             f"{array.dtype} {array.shape[1:]}"
         )
-    paths = [
-        shard_path(array, n) for n in range(start // rows_per_shard, -(-stop // rows_per_shard))
-    ]
-    for path in paths:  # what an earlier attempt left: zarr would read it, to write into it
-        path.unlink(missing_ok=True)
-    array[start:stop] = images
-    for path in paths:
-        if path.exists():  # zarr leaves out a shard of nothing but holes
-            fsync(path)
+    images = np.ascontiguousarray(images)
+    for row in range(start, stop, rows_per_shard):
+        part = images[row - start : row - start + rows_per_shard]
+        write_shard(shard_path(array, row // rows_per_shard), part, rows_per_shard)
 
 
 def shard_path(array: Array, shard: int) -> Path:
@@ -137,7 +132,7 @@ def shard_path(array: Array, shard: int) -> Path:
 
 def remove_leftovers(dataset_dir: Path) -> None:
     """Remove what killed writers left beside the zarr shards."""
-    for path in (dataset_dir / ARRAYS).rglob("*.partial"):
+    for path in (dataset_dir / ARRAYS).rglob(TEMPORARY_PATTERN):
         path.unlink()
 
 

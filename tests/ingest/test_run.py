@@ -139,7 +139,7 @@ def test_a_half_written_shard_is_written_again(finished: Path) -> None:
     before = hashes(finished)
     shard = finished / "samples.zarr" / "cube" / "c" / "1" / "0" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:1000])
-    (shard.parent / "0.0123456789abcdef.partial").write_bytes(b"half")
+    (shard.parent / ".0.7.0123abcd.tmp").write_bytes(b"half")
     Layout(finished).block(1).unlink()
     assert run_alone(finished)["blocks_run"] == 1
     finish_dataset(finished)

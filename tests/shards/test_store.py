@@ -55,6 +55,22 @@ def test_a_writer_owns_whole_shards(tmp_path: Path, start: int, count: int) -> N
     assert array[8:].all()
 
 
+def test_a_shard_is_byte_for_byte_zarrs_own(tmp_path: Path) -> None:
+    spec = ImageSpec(shape=(1, 3, 5), dtype="uint8", channels=("em",), voxel_size_nm=(1, 1, 1))
+    images = np.random.default_rng(0).integers(0, 256, (10, 1, 3, 5), dtype=np.uint8)
+    images[[0, 5]] = 0
+    for name in ("ours", "zarrs"):
+        create_store(tmp_path / name, {"patch": spec}, num_rows=10, rows_per_shard=4)
+    write_rows(open_for_write(tmp_path / "ours", "patch"), 0, images)
+    open_for_write(tmp_path / "zarrs", "patch")[:] = images
+    for shard in range(3):
+        ours, zarrs = (
+            tmp_path / name / "samples.zarr" / "patch" / "c" / str(shard) / "0" / "0" / "0"
+            for name in ("ours", "zarrs")
+        )
+        assert ours.read_bytes() == zarrs.read_bytes()
+
+
 def test_an_unfinished_store_says_so(tmp_path: Path, store_maker: Callable[..., None]) -> None:
     store_maker(tmp_path, 20, 8)
     (tmp_path / "dataset.json").unlink()
