@@ -58,7 +58,9 @@ class Predict:
     checkpoint: str = "best"
     """`best` or `last`."""
     tta: bool = False
-    """Average over the image's 8 symmetries."""
+    """Average over 8 symmetries: of a patch the square's, of a cube its mirror images."""
+    tta_in_plane: bool = False
+    """Average over the square's 8 symmetries for cubes, too."""
     raw: bool = False
     """Raw weights, also where the run has a moving average of them."""
     stress: tuple[Literal["missing", "shift", "contrast", "blur", "jpeg"], ...] = ()
@@ -201,6 +203,7 @@ def _predict(job: Predict) -> None:
         splits=job.split,
         checkpoint=job.checkpoint,
         tta=job.tta,
+        in_plane=job.tta_in_plane,
         raw=job.raw,
         stress=job.stress,
         batch_size=job.batch_size,

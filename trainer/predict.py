@@ -19,7 +19,7 @@ from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabili
 from trainer.step import em_channels
 from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
-from trainer.tta import averaged, symmetries
+from trainer.tta import Transform, averaged, symmetries
 
 
 def predict_runs(
@@ -30,6 +30,7 @@ def predict_runs(
     splits: tuple[str, ...],
     checkpoint: str = "best",
     tta: bool = False,
+    in_plane: bool = False,
     raw: bool = False,
     stress: tuple[str, ...] = (),
     batch_size: int = 0,
@@ -37,7 +38,8 @@ def predict_runs(
 ) -> list[Path]:
     """Write OUT/predictions/SPLIT.parquet for each split and return the paths.
 
-    Several runs are an ensemble: the mean of their probabilities. With `stress` the files are
+    Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
+    `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the files are
     SPLIT.NAME.parquet, of images made worse. batch_size is a rank's; 0 takes the first run's own.
     """
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
@@ -52,7 +54,8 @@ def predict_runs(
                 )
         for trained in models:
             check_fit(trained, shards)
-        predict = _mean_of([_predictor(accelerator, trained, tta=tta) for trained in models])
+        views = symmetries(first.view, in_plane=in_plane) if tta or in_plane else []
+        predict = _mean_of([_predictor(accelerator, trained, views) for trained in models])
         for split, name in product(splits, stress or (None,)):
             stem = f"{split}.{name}" if name else split
             info = PredictionsInfo(
@@ -61,7 +64,7 @@ def predict_runs(
                 data_url=shards.url,
                 manifest_sha256=shards.manifest_sha256,
                 checkpoint=checkpoint,
-                tta=len(symmetries(first.view)) if tta else 1,
+                tta=max(1, len(views)),
                 stress=name,
             )
             mine = -(-len(shards.index(split)) // accelerator.num_processes)
@@ -84,16 +87,14 @@ def predict_runs(
     return written
 
 
-def _predictor(accelerator: Accelerator, trained: Trained, *, tta: bool) -> Predict:
+def _predictor(accelerator: Accelerator, trained: Trained, views: list[Transform]) -> Predict:
     plain = softmax_of(trained.model.to(accelerator.device))
 
     def predict(x: Tensor) -> Tensor:
         with accelerator.autocast():
             return plain(x)
 
-    if not tta:
-        return predict
-    return averaged(predict, symmetries(trained.config.view), trained.config.crop)
+    return averaged(predict, views, trained.config.crop) if views else predict
 
 
 def _mean_of(predictors: list[Predict]) -> Predict:

@@ -11,13 +11,14 @@ from trainer.models import center_crop
 Transform = Callable[[Tensor], Tensor]
 
 
-def symmetries(view: str) -> list[Transform]:
+def symmetries(view: str, *, in_plane: bool = False) -> list[Transform]:
     """Return 8 transforms of images (b, c, [z], y, x), the identity first.
 
     A patch has the square's 8 symmetries; a cube its 8 mirror images, since sections are thicker
-    than pixels and so z cannot change places with y or x.
+    than pixels and so z cannot change places with y or x. With `in_plane` a cube, square in y and
+    x, has the square's too, and keeps the order of its sections.
     """
-    if view == "patch":
+    if view == "patch" or in_plane:
         return [_turn(quarters, mirror) for mirror in (False, True) for quarters in range(4)]
     return [
         _mirror(tuple(-axis for axis, on in enumerate(flags, start=1) if on))

@@ -133,7 +133,7 @@ def test_group_norm_keeps_scale_and_shift() -> None:
     nn.init.uniform_(model[0].weight)
     nn.init.uniform_(model[0].bias)
     weight, bias = model[0].weight.clone(), model[0].bias.clone()
-    assert to_group_norm(model) == ["0"]
+    assert to_group_norm(model) == ["0 (48 channels, 24 groups)"]
     x = torch.rand(3, 48, 5, 5)
     expected = nn.functional.group_norm(x, 24, weight, bias, eps=1e-5)
     torch.testing.assert_close(model(x), expected)
@@ -287,13 +287,29 @@ def test_bad_configs_are_refused(changes: dict[str, object], message: str) -> No
 # Test-time augmentation
 
 
-@pytest.mark.parametrize(("view", "shape"), [("patch", (2, 1, 7, 7)), ("cube", (2, 1, 3, 6, 6))])
-def test_symmetries_are_eight_different_ones(view: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("view", "in_plane", "shape"),
+    [
+        ("patch", False, (2, 1, 7, 7)),
+        ("cube", False, (2, 1, 3, 6, 6)),
+        ("cube", True, (2, 1, 3, 6, 6)),
+    ],
+)
+def test_symmetries_are_eight_different_ones(
+    view: str, in_plane: bool, shape: tuple[int, ...]
+) -> None:
     x = images(shape)
-    transforms = symmetries(view)
+    transforms = symmetries(view, in_plane=in_plane)
     assert torch.equal(transforms[0](x), x)
     assert len({t(x).numpy().tobytes() for t in transforms}) == 8
     assert all(t(x).shape == x.shape for t in transforms)
+
+
+def test_symmetries_in_the_plane_are_each_section_s_own() -> None:
+    x = images((2, 1, 3, 6, 6))
+    for cube, section in zip(symmetries("cube", in_plane=True), symmetries("patch"), strict=True):
+        for z in range(3):
+            assert torch.equal(cube(x)[:, :, z], section(x[:, :, z]))
 
 
 def test_tta_crops_before_it_mirrors() -> None:
