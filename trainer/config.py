@@ -96,6 +96,8 @@ class Config:
     norm: Literal["batch", "group", "sync"] = "batch"
     """`group` turns every BatchNorm into GroupNorm, `sync` shares its statistics over ranks."""
     dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    """Largest probability with which a residual block is left out for a sample."""
 
     loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
     class_weights: Literal["none", "inverse", "effective"] = "none"
@@ -136,8 +138,9 @@ class Config:
     """Stop after so many epochs without a better validation; 0 never."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """A loss that is not a number stops the run, or halves the rate from the last checkpoint."""
-    on_collapse: Literal["say", "stop"] = "say"
-    """When all of the validation is called one class, twice in a row after the first epoch."""
+    on_collapse: Literal["say", "stop", "rollback"] = "say"
+    """When all of the validation is called one class, twice in a row after the first epoch; a
+    roll-back halves the rate from the best checkpoint."""
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -149,7 +152,7 @@ class Config:
         for name in ("epochs", "batch_size", "lr", "width", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("dropout", "warmup", "label_smoothing", "ema"):
+        for name in ("dropout", "stochastic_depth", "warmup", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for name in NOT_NEGATIVE:

@@ -13,24 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from shards.schema import ImageSpec, Manifest, image_spec_from_json
+from trainer.backbones import add_stochastic_depth, backbone
 from trainer.config import Config
-from trainer.models2d import cnn_2d, resnet18, resnet50
-from trainer.models3d import resnet18_3d, unet3d, unet3d_small, vgg3d, video
+from trainer.models2d import cnn_2d
+from trainer.models3d import resnet18_3d, unet3d, unet3d_small, vgg3d
 from trainer.norms import set_norm
-from trainer.weights import load_weights
+from trainer.weights import listed, load_weights
 
 Build = Callable[[Config, int, int], nn.Module]  # config, channels, classes
+PRETRAINED = ("resnet18", "resnet50", "r3d_18", "mc3_18", "r2plus1d_18")  # by torchvision
 MODELS: dict[str, Build] = {
-    "resnet18": resnet18,
-    "resnet50": resnet50,
     "cnn_2d": cnn_2d,
     "unet3d": unet3d,
     "unet3d_small": unet3d_small,
     "vgg3d": vgg3d,
     "resnet18_3d": resnet18_3d,
-    "r3d_18": partial(video, "r3d_18"),
-    "mc3_18": partial(video, "mc3_18"),
-    "r2plus1d_18": partial(video, "r2plus1d_18"),
+    **{name: partial(backbone, name) for name in PRETRAINED},
 }
 OF_PLANES = ("resnet18", "resnet50", "cnn_2d")
 COLOURS = 3
@@ -138,13 +136,20 @@ def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[s
     repeat = COLOURS if config.stem == "repeat" else 1
     if repeat > 1 and channels != 1:
         raise ValueError(f"--stem repeat needs images of one channel, these have {channels}")
+    if config.weights == "default" and config.model not in PRETRAINED:
+        raise ValueError(
+            f"torchvision has no weights for {config.model}, only for {', '.join(PRETRAINED)}; "
+            "use --weights none, or give a file or URL"
+        )
     net = MODELS[config.model](config, channels * repeat, len(inputs.class_names))
     notes = []
     if config.weights not in ("none", "default"):
         notes += load_weights(net, config.weights)
     net, replaced = set_norm(net, config.norm)
     if replaced:
-        notes.append(f"{len(replaced)} batch norms are now {config.norm} norms")
+        notes.append(f"batch norms that are now {config.norm} norms: {listed(replaced)}")
+    if config.stochastic_depth:
+        add_stochastic_depth(net, config.stochastic_depth)
     classifier = Classifier(
         net, mean=inputs.mean, std=inputs.std, crop=config.crop, flat=flat, repeat=repeat
     )

@@ -1,22 +1,10 @@
-"""2D models: (b, c, y, x) float images to (b, classes) logits."""
+"""2D models of our own: (b, c, y, x) float images to (b, classes) logits."""
 
 from itertools import pairwise
 
-import torchvision
 from torch import Tensor, nn
 
 from trainer.config import Config
-from trainer.weights import adapt_input, load_pretrained
-
-
-def resnet18(config: Config, channels: int, classes: int) -> nn.Module:
-    """Torchvision's ResNet-18."""
-    return _resnet("resnet18", config, channels, classes)
-
-
-def resnet50(config: Config, channels: int, classes: int) -> nn.Module:
-    """Torchvision's ResNet-50."""
-    return _resnet("resnet50", config, channels, classes)
 
 
 class CNN2D(nn.Module):
@@ -52,16 +40,6 @@ def cnn_2d(config: Config, channels: int, classes: int) -> nn.Module:
     return CNN2D(channels, classes, size=config.crop[-2:], dropout=config.dropout)
 
 
-def with_head(model: nn.Module, dropout: float, classes: int) -> nn.Module:
-    """Replace the `fc` of a ResNet by dropout and a new linear layer; return the model."""
-    head = model.get_submodule("fc")
-    assert isinstance(head, nn.Linear)
-    model.register_module(
-        "fc", nn.Sequential(nn.Dropout(dropout), nn.Linear(head.in_features, classes))
-    )
-    return model
-
-
 def _cnn_block(channels: int, width: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
@@ -69,11 +47,3 @@ def _cnn_block(channels: int, width: int) -> nn.Module:
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
     )
-
-
-def _resnet(name: str, config: Config, channels: int, classes: int) -> nn.Module:
-    model: nn.Module = torchvision.models.get_model(name)
-    if config.weights == "default":
-        load_pretrained(model, name)
-    adapt_input(model, channels, pretrained=config.weights == "default")
-    return with_head(model, config.dropout, classes)

@@ -1,12 +1,10 @@
-"""3D models: (b, c, z, y, x) float images to (b, classes) logits."""
+"""3D models of our own: (b, c, z, y, x) float images to (b, classes) logits."""
 
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
+from trainer.backbones import with_head
 from trainer.config import Config
-from trainer.models2d import with_head
-from trainer.weights import adapt_input, load_pretrained
 
 Triple = tuple[int, int, int]
 PLANE: Triple = (1, 2, 2)  # halves y and x alone: sections are five times as thick as pixels
@@ -108,15 +106,6 @@ class VGG3D(nn.Module):
 def vgg3d(config: Config, channels: int, classes: int) -> nn.Module:
     """Return the fly work's VGG3D; its own width is 12."""
     return VGG3D(channels, classes, width=config.width, dropout=config.dropout)
-
-
-def video(name: str, config: Config, channels: int, classes: int) -> nn.Module:
-    """Return `r3d_18`, `mc3_18` or `r2plus1d_18` of torchvision."""
-    model: nn.Module = torchvision.models.get_model(name)
-    if config.weights == "default":
-        load_pretrained(model, name)
-    adapt_input(model, channels, pretrained=config.weights == "default")
-    return with_head(model, config.dropout, classes)
 
 
 def resnet18_3d(config: Config, channels: int, classes: int) -> nn.Module:

@@ -21,7 +21,7 @@ def set_norm(model: nn.Module, kind: str) -> tuple[nn.Module, list[str]]:
 
 
 def to_group_norm(model: nn.Module) -> list[str]:
-    """Replace every batch norm in place and return the names of those replaced.
+    """Replace every batch norm in place; return each one's name, channels and groups.
 
     Scale and shift are kept; running statistics have no counterpart and are dropped.
     """
@@ -30,20 +30,19 @@ def to_group_norm(model: nn.Module) -> list[str]:
         if not isinstance(module, BATCH_NORMS):
             continue
         parent, _, leaf = name.rpartition(".")
-        model.get_submodule(parent).register_module(leaf, group_norm_like(module))
-        replaced.append(name)
+        new = group_norm_like(module)
+        model.get_submodule(parent).register_module(leaf, new)
+        replaced.append(f"{name} ({new.num_channels} channels, {new.num_groups} groups)")
     return replaced
 
 
 def group_norm_like(norm: nn.Module) -> nn.GroupNorm:
     """Return a GroupNorm with a batch norm's channels, epsilon, scale and shift."""
     assert isinstance(norm, BATCH_NORMS)
-    groups = next(n for n in range(MOST_GROUPS, 0, -1) if norm.num_features % n == 0)
+    channels = norm.num_features
     # At least two channels a group, where there are that many, or it is an instance norm.
-    groups = max(1, min(groups, norm.num_features // 2))
-    while norm.num_features % groups:
-        groups -= 1
-    new = nn.GroupNorm(groups, norm.num_features, eps=norm.eps, affine=norm.affine)
+    fitting = (n for n in range(MOST_GROUPS, 0, -1) if channels % n == 0 and 2 * n <= channels)
+    new = nn.GroupNorm(next(fitting, 1), channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
         with torch.no_grad():
             new.weight.copy_(norm.weight)

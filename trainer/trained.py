@@ -1,10 +1,7 @@
 """A trained model, read from a run's checkpoint or a published folder, by path or URL."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from shards.shardset import ShardSet
 from trainer import state as checkpoints
@@ -12,7 +9,7 @@ from trainer.config import Config, config_from_json
 from trainer.memory_format import to_memory_format
 from trainer.models import Classifier, Inputs, build_classifier, inputs_from_json, without_weights
 from trainer.session import checkpoint_folder
-from trainer.weights import fetch_to
+from trainer.weights import cache_folder, fetch_to
 
 FILES = ("state.json", "model.safetensors")
 
@@ -33,8 +30,7 @@ def model_folder(source: str, checkpoint: str) -> Path:
     A URL names such a published folder; its files are fetched once into torch's hub folder.
     """
     if "://" in source:
-        name = hashlib.sha256(source.encode()).hexdigest()[:16]
-        folder = Path(torch.hub.get_dir()) / "synshards" / name
+        folder = cache_folder(source)
         for file in FILES:
             fetch_to(folder / file, f"{source.rstrip('/')}/{file}", cure="check the URL")
         return folder

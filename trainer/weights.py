@@ -1,5 +1,7 @@
 """Weights from elsewhere: torchvision's pretrained ones, files and URLs, fitted to our models."""
 
+from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.parse import urlsplit
@@ -9,6 +11,9 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from shards.files import atomic_write
+from shards.storage import open_storage
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 PREFIXES = ("module.", "net.", "model.", "backbone.")
@@ -21,8 +26,9 @@ def load_pretrained(model: nn.Module, name: str) -> None:
     which file to put where.
     """
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    path = fetched(weights.url, cure="train without them: --weights none")
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    fetch_to(place, weights.url, cure="train without them: --weights none")
+    model.load_state_dict(read_tensors(place))
 
 
 def load_weights(model: nn.Module, source: str) -> list[str]:
@@ -31,7 +37,10 @@ def load_weights(model: nn.Module, source: str) -> list[str]:
     Returns lines that say what was loaded, skipped and left new. Nothing that fits is an error.
     A first convolution of another number of channels is summed over them.
     """
-    path = fetched(source, cure="give another --weights") if "://" in source else Path(source)
+    path = Path(source)
+    if "://" in source:
+        place = cache_folder(source) / Path(urlsplit(source).path).name
+        path = fetch_to(place, source, cure="give another --weights")
     found = {_plain(name): value for name, value in read_tensors(path).items()}
     own = model.state_dict()
     first = next(n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)) + ".weight"
@@ -46,8 +55,8 @@ def load_weights(model: nn.Module, source: str) -> list[str]:
     model.load_state_dict(fitting, strict=False)
     return [
         f"weights from {source}: {len(fitting)} tensors loaded",
-        f"skipped {_listed(sorted(found.keys() - fitting.keys()))}",
-        f"left new {_listed(sorted(own.keys() - fitting.keys()))}",
+        f"skipped {listed(sorted(found.keys() - fitting.keys()))}",
+        f"left new {listed(sorted(own.keys() - fitting.keys()))}",
     ]
 
 
@@ -61,32 +70,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
         raise ValueError(
-            f"{path}: not a file of tensors alone ({str(error)[:80]}); save its state_dict"
+            f"{path}: not a whole file of tensors alone ({str(error)[:80]}); fetch it again, or "
+            "save the model's state_dict"
         ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
+    inner = [loaded.get(key) for key in ("state_dict", "model_state_dict", "model")]
+    loaded = next((value for value in inner if isinstance(value, dict)), loaded)
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def fetched(url: str, *, cure: str) -> Path:
-    """Return the local copy of a URL, downloading it into torch's hub folder when missing."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / urlsplit(url).path.rsplit("/", 1)[-1]
-    fetch_to(path, url, cure=cure)
-    return path
+def cache_folder(url: str) -> Path:
+    """Return the folder, below torch's hub folder, for what is fetched from `url`."""
+    return Path(torch.hub.get_dir()) / "synshards" / sha256(url.encode()).hexdigest()[:16]
 
 
-def fetch_to(path: Path, url: str, *, cure: str) -> None:
-    """Download a URL to `path` unless the file is there."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+def fetch_to(path: Path, url: str, *, cure: str) -> Path:
+    """Download a URL to `path` unless the file is there; return the path."""
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if urlsplit(url).scheme in ("s3", "gs"):
+            folder, _, name = url.rpartition("/")
+            with atomic_write(path) as file:
+                file.write(open_storage(folder).read(name))
+        else:
             torch.hub.download_url_to_file(url, str(path), progress=False)
-        except OSError as error:
-            raise ValueError(
-                f"cannot download {url} ({error}); fetch it elsewhere and put it at {path}, or "
-                f"{cure}"
-            ) from None
+    except (OSError, ValueError, HTTPException) as error:
+        raise ValueError(
+            f"cannot download {url} ({error}); fetch it elsewhere and put it at {path}, or {cure}"
+        ) from None
+    return path
 
 
 def adapt_input(model: nn.Module, channels: int, *, pretrained: bool) -> None:
@@ -129,6 +142,7 @@ def _plain(name: str) -> str:
     return name
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return how many names there are, and the first of them."""
     shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
     return f"{len(names)}: {shown}" if names else "nothing"
