@@ -236,10 +236,10 @@ class QcConfig:
 
     max_zero_fraction: float = 0.5  # more voxels of value 0 than this: rejected
     max_reject_fraction: float = 0.2  # more samples rejected than this: the job fails
-    # Flagged only, never left out. Aligned MICrONS sections measure 1 to 8 px and 0.6 to 1; one
-    # section blurred by 2 px measures below 0.55.
+    # Flagged only, never left out. Aligned MICrONS sections measure 1 to 4 px and 0.8 to 0.9; one
+    # section blurred by 2 px measures below 0.5.
     min_contrast: float = 8.0  # standard deviation of grey values
-    max_shift_px: float = 10.0  # between neighbouring sections
+    max_shift_px: float = 5.0  # between neighbouring sections
     min_focus: float = 0.55  # of the dullest section against the median one
 
 

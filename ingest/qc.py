@@ -1,6 +1,7 @@
 """What is wrong with an image, in numbers; and which numbers leave it out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from ingest.config import QcConfig
 from ingest.sections import largest_shift_px, least_focus
 
 Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,28 +27,29 @@ class Quality:
 def measure(image: Image) -> Quality:
     """Measure one image."""
     em = image[0]
-    sections = em.reshape(-1, em.shape[-2] * em.shape[-1])
-    constant = sections.min(axis=1) == sections.max(axis=1)
+    sections = em.reshape(-1, *em.shape[-2:])
+    sums, squares = _moments(sections)
+    pixels = em.shape[-2] * em.shape[-1]
+    contrast = np.sqrt(squares / pixels - (sums / pixels) ** 2)
+    shows = contrast > 0
+    shown = sections if shows.all() else sections[shows]
+    mean = sums.sum() / em.size
     return Quality(
         zero_fraction=float(1 - np.count_nonzero(em) / em.size),
-        missing_sections=int(constant.sum()),
-        contrast=_deviation(em),
-        shift_px=largest_shift_px(em) if em.ndim == 3 else 0.0,
-        focus=least_focus(em) if em.ndim == 3 else 1.0,
+        missing_sections=int(len(sections) - shows.sum()),
+        contrast=float(np.sqrt(squares.sum() / em.size - mean**2)),
+        shift_px=largest_shift_px(shown) if em.ndim == 3 else 0.0,
+        focus=least_focus(shown, contrast[shows]) if em.ndim == 3 else 1.0,
     )
 
 
-def _deviation(em: Image) -> float:
-    """Return the standard deviation, exact but for the root: sums of whole numbers, row by row.
-
-    A third of the time of `em.std()`, which was most of what measuring took.
-    """
-    rows = em.reshape(-1, em.shape[-1])
-    assert rows.shape[1] < 1 << 16, "squares of a row must sum to less than 2**32"
-    wide = rows.astype(np.uint32)
-    total = int(wide.sum(dtype=np.uint64))
-    squares = int(np.einsum("ij,ij->i", wide, wide).sum(dtype=np.uint64))
-    return float(np.sqrt(squares * em.size - total**2) / em.size)
+def _moments(sections: Image) -> tuple[Floats, Floats]:
+    """Return the sums of each section's values and of their squares, exact."""
+    exact = "f4" if sections.shape[2] <= 256 else "f8"  # 256 · 255² is below 2²⁴
+    rows: npt.NDArray[Any] = sections.reshape(-1, 1, sections.shape[2]).astype(exact)
+    squares = (rows @ rows.transpose(0, 2, 1)).reshape(len(sections), -1)
+    flat = sections.reshape(len(sections), -1)
+    return flat.sum(axis=1, dtype=np.uint32).astype(float), squares.sum(axis=1, dtype=float)
 
 
 def reject_reason(quality: Quality, config: QcConfig) -> str:

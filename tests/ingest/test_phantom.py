@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ingest.config import load_job
+from ingest.config import QcConfig, load_job
 from ingest.phantom import (
     OFFSET_XYZ,
     Damage,
@@ -29,6 +30,7 @@ from ingest.phantom import (
 from ingest.phantom import write_phantom as write
 from ingest.phantom_fields import POST, PRE, VOXEL_NM, Grey
 from ingest.phantom_volume import create_volume, write_volume
+from ingest.qc import flags, measure
 
 SMALL = PhantomConfig(size=(384, 384, 64), neurons=6, synapses=30, seed=3)
 OFFSET_ZYX = np.array(OFFSET_XYZ[::-1])
@@ -47,6 +49,16 @@ def read(out: Path, mip: int) -> Grey:
         f"file://{out / 'em'}", mip=mip, bounded=True, fill_missing=False, progress=False
     )
     return np.asarray(volume[:, :, :])[..., 0].T
+
+
+def test_quality_control_finds_the_planted_sections(phantom: Path) -> None:
+    em, planted = read(phantom, 0), json.loads((phantom / "phantom.json").read_text())
+    moved = {int(z) for z in planted["shifted_sections_yx"]}
+    lost = {int(z) for z in planted["missing_sections"]}
+    for z, y, x in product((0, 8, 16, 24, 32), (0, 128, 256), (0, 128, 256)):
+        inside = set(range(z, z + 32)) - lost
+        found = flags(measure(em[None, z : z + 32, y : y + 128, x : x + 128]), QcConfig())
+        assert ("shifted" in found) == bool(moved & inside), (z, y, x)
 
 
 def files_of(out: Path) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 
 from ingest.config import QcConfig
 from ingest.qc import flags, measure, reject_reason
-from ingest.sections import largest_shift_px, least_focus
 
 
 def textured(depth: int = 8, size: int = 128) -> np.ndarray:
@@ -41,6 +40,16 @@ def test_a_shift_is_measured_also_over_a_missing_section(
     assert flags(quality, QcConfig()) == ["missing_sections", "shifted"]
 
 
+def test_measures_are_what_they_say() -> None:
+    cube = textured(size=300)  # wider than the window, and than a row that float32 sums exactly
+    em = cube.astype(np.float64)
+    quality = measure(cube[None])
+    assert quality.contrast == pytest.approx(em.std(), rel=1e-9)
+    middle = em[:, 86:214, 86:214]
+    sharp = np.abs(np.diff(middle, axis=2)).sum(axis=(1, 2)) / em.std(axis=(1, 2))
+    assert quality.focus == pytest.approx(sharp.min() / np.median(sharp), rel=1e-9)
+
+
 def test_a_blurred_section_and_low_contrast() -> None:
     cube = textured()
     cube[2] = gaussian_filter(cube[2].astype(float), 5).astype(np.uint8)
@@ -68,7 +77,10 @@ def test_real_sections_and_the_same_ones_damaged(shared_data: Path, name: str) -
     sound = stack[:16, 32:160, 32:160]
     assert flags(measure(sound[None]), QcConfig()) == []
     moved = np.concatenate([sound[:8], stack[8:16, 44:172, 20:148]])
-    assert largest_shift_px(moved) == pytest.approx(np.hypot(12, 12), abs=3)
+    assert measure(moved[None]).shift_px == pytest.approx(np.hypot(12, 12), abs=3)
+    slipped = sound.copy()
+    slipped[5] = stack[5, 38:166, 28:156]
+    assert flags(measure(slipped[None]), QcConfig()) == ["shifted"]
     blurred = sound.copy()
     blurred[5] = gaussian_filter(blurred[5].astype(float), 2).astype(np.uint8)
-    assert least_focus(blurred) < QcConfig().min_focus < least_focus(sound)
+    assert flags(measure(blurred[None]), QcConfig()) == ["blurred"]
