@@ -155,9 +155,10 @@ def reliability(labels: Ints, before: Floats, after: Floats, chosen: str) -> Fig
         for values, name, colour, marker in (
             (before, "as predicted", COLOURS[1], "s"),
             (after, f"calibrated ({chosen})", COLOURS[0], "o"),
-        ):
-            said, came = _reliability_points(labels, values)
-            axes.plot(said, came, marker=marker, ms=4, lw=1.2, color=colour, label=name)
+        )[: 1 + (chosen != "none")]:
+            said, came, share = _reliability_points(labels, values)
+            axes.plot(said, came, lw=1.0, color=colour, alpha=0.5)
+            axes.scatter(said, came, 4 + 160 * share, marker=marker, color=colour, label=name)
         two = before.shape[1] == 2
         axes.set(
             xlabel="P(class 1) said" if two else "confidence",
@@ -166,16 +167,18 @@ def reliability(labels: Ints, before: Floats, after: Floats, chosen: str) -> Fig
         )  # fmt: skip
         axes.legend()
         alt = "Reliability diagram: observed share against predicted probability, before and after"
-        return _figure(canvas, alt + " calibration.", "Reliability on test")
+        caption = "Reliability on test (the larger, the more synapses)"
+        return _figure(canvas, alt + " calibration.", caption)
 
 
-def _reliability_points(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
+def _reliability_points(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return for each bin in use what was said, what came true, and its share of the samples."""
     said, hits = confidence_and_hits(labels, probabilities)
     cells = np.minimum((said * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     count = np.bincount(cells, minlength=ECE_BINS)
     filled = count > 0
     sums = [np.bincount(cells, w, minlength=ECE_BINS)[filled] for w in (said, hits)]
-    return sums[0] / count[filled], sums[1] / count[filled]
+    return sums[0] / count[filled], sums[1] / count[filled], count[filled] / len(said)
 
 
 def per_neuron(truth: Ints, posteriors: Floats, counts: Ints, names: list[str]) -> Figure:
@@ -240,4 +243,4 @@ def learning_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
                 if points:
                     panel.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=name)
         axes[0].legend()
-        return _figure(canvas, "Learning curves of " + ", ".join(curves) + ".", "Learning curves")
+        return _figure(canvas, "Learning curves of " + ", ".join(curves) + ".")

@@ -16,6 +16,7 @@ from eval.bootstrap import SEED, Scored
 from eval.evaluate import Evaluation
 from eval.predictions import Floats, Ints
 from eval.subject import Subject, images_of, rows_in_index
+from eval.suspects import LISTED
 
 PER_GROUP = {"patch": 12, "cube": 6}
 QUALITY = 75
@@ -162,6 +163,30 @@ def neuroglancer_link(
         "layout": "4panel",
     }
     return NEUROGLANCER + quote(json.dumps(state, separators=(",", ":")))
+
+
+def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list[str | None]]:
+    """Return links to listed suspects, {} where the volume is not a public one.
+
+    A neuron's leads to that of its synapses that is the least like its label.
+    """
+    subject, frame = found.subject, found.subject.test.frame
+    if neuroglancer_link(subject, frame.iloc[0], segmentation) is None:
+        return {}
+    own = found.calibrated[np.arange(len(frame)), found.test.labels]
+    order = np.argsort(own, kind="stable")
+    ids = subject.test.neuron_ids[found.test.groups[order]]
+    least = dict(zip(*np.unique(ids, return_index=True), strict=True))
+    suspects = found.document["suspects"]
+    rows: dict[str, list[int]] = {
+        name: [int(order[least[one["neuron_id"]]]) for one in suspects[name]["listed"]]
+        for name in ("mixed_neurons", "mislabelled_neurons")
+    }
+    rows["odd_synapses"] = list(found.odd_rows[:LISTED])
+    return {
+        name: [neuroglancer_link(subject, frame.iloc[row], segmentation) for row in own_rows]
+        for name, own_rows in rows.items()
+    }
 
 
 def volume_of(subject: Subject) -> dict[str, Any]:

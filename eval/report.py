@@ -18,7 +18,7 @@ from eval import figures, neurons
 from eval.bootstrap import LEVEL, REPLICATES, strata_of
 from eval.compare import common_rows, compare
 from eval.evaluate import Evaluation
-from eval.gallery import Card, gallery
+from eval.gallery import Card, gallery, suspect_links
 from eval.metrics import LOWER_IS_BETTER
 from shards.files import atomic_write, write_json
 from shards.schema import SCHEMA_VERSION
@@ -53,6 +53,7 @@ class Section:
     document: dict[str, Any]
     figures: dict[str, figures.Figure]
     cards: dict[str, list[Card]]
+    links: dict[str, list[str | None]]  # of the lists of suspects
     provenance: dict[str, Any]
 
 
@@ -180,6 +181,7 @@ def section(found: Evaluation, *, images: bool, segmentation: str | None) -> Sec
         document=found.document,
         figures=draw(found),
         cards=gallery(found, segmentation) if with_images else {},
+        links=suspect_links(found, segmentation),
         provenance=provenance(found),
     )
 

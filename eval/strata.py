@@ -96,7 +96,11 @@ def _parts(values: Floats) -> Iterator[tuple[str, Mask]]:
     for part, (low, high) in enumerate(pairwise(edges)):
         mask = known & (place == part)
         if mask.sum() >= SMALLEST_STRATUM:
-            yield f"{low:,.4g} to {high:,.4g}", mask
+            yield f"{_short(low)} to {_short(high)}", mask
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _values(column: pd.Series) -> Iterator[tuple[str, Mask]]:

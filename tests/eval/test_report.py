@@ -234,6 +234,34 @@ def test_a_leak_makes_a_red_box_and_names_are_not_markup(
     assert "&lt;script&gt;alert(1)" in text
 
 
+def test_suspects_link_to_where_they_disagree(
+    runs: dict[str, Path], run_maker: Run, tmp_path: Path
+) -> None:
+    frames = {
+        split: read_predictions(runs["3d"] / "predictions" / f"{split}.parquet")[0]
+        for split in ("val", "test")
+    }
+    test, info = read_predictions(runs["3d"] / "predictions" / "test.parquet")
+    rows = test.index[test["neuron_id"] == test["neuron_id"].value_counts().index[0]]
+    test.loc[rows[::2], "probability"] = 1 - test.loc[rows[::2], "probability"]
+    noted = {"data_url": info.data_url, "manifest_sha256": info.manifest_sha256}
+    run = run_maker(tmp_path, frames | {"test": test}, **noted)
+    assert run_command(main, [str(run), "--no-images"]) == 0
+    page = Page((run / "report.html").read_text())
+    [listed] = json.loads((run / "metrics.json").read_text())["runs"][0]["suspects"][
+        "mixed_neurons"
+    ]["listed"]
+    assert listed["neuron_id"] == test["neuron_id"][rows[0]]
+    states = [json.loads(unquote(link.split("#!")[1])) for link in page.links if "#!" in link]
+    assert states
+    position = states[0]["position"]
+    own = test.loc[rows, [f"center_{axis}_nm" for axis in "xyz"]]
+    assert position in own.to_numpy().tolist()
+    label = test["label"][rows[0]]
+    like = test.loc[rows, "probability"] if label else 1 - test.loc[rows, "probability"]
+    assert position == own.loc[like.idxmin()].tolist()
+
+
 ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"label": 1}, "no labelled sample of class inhibitory"),
     ({"neuron_id": 7}, "all .* samples are of one neuron, 7"),
