@@ -146,7 +146,8 @@ def index_command(
 ) -> None:
     """Write index and manifest for WebDataset tars that others wrote, so that they stream too.
 
-    Each sample needs one uncompressed uint8 .npy member; .cls and .json are used when there.
+    Each sample needs one image of uint8: .npy, which streams as fast as our own, or .png, .jpg or
+    .tif, which is decoded each time; .cls and .json are used when there.
 
     Example: python -m shards index s3://bucket/their-set --class-names inhibitory excitatory
 

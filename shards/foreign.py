@@ -1,6 +1,7 @@
 """Index and manifest for a WebDataset tar set that others wrote, so that it streams too.
 
-Images must be members `.npy` of one shape, uint8, in C order: they are read where they lie.
+Images are members `.npy`, uint8 in C order, which are read where they lie, or files of a picture
+format, which are decoded each time; all of one shape.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.decode import EXTENSIONS, decoded
 from shards.index import notes_metadata
 from shards.moments import Moments, moments_of
 from shards.plan import class_counts
@@ -61,6 +63,7 @@ class _Scan:
     split: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     shape: tuple[int, ...] = ()
+    encoded: bool = False
     moments: Moments | None = None
     bytes: int = 0
     sha256: str = ""
@@ -77,9 +80,11 @@ def index_tars(url: str, spec: ForeignSpec) -> Manifest:
         for name in names:
             scans.append(_scan(storage, name, spec.split or _split_of(name)))
             advance(1)
-    if len({scan.shape for scan in scans}) != 1:
+    if len({(scan.shape, scan.encoded) for scan in scans}) != 1:
         shapes = ", ".join(f"{scan.name} {scan.shape}" for scan in scans)
-        raise ValueError(f"{url}: images differ in shape ({shapes}); index each kind by itself")
+        raise ValueError(
+            f"{url}: images differ in shape or kind ({shapes}); index each kind by itself"
+        )
     manifest = _manifest(storage, scans, spec)
     with storage.create(MANIFEST) as file:
         file.write((json.dumps(to_json(manifest), indent=2, allow_nan=False) + "\n").encode())
@@ -92,13 +97,13 @@ def _scan(storage: Storage, name: str, split: str) -> _Scan:
     try:
         with tarfile.open(fileobj=file, mode="r|", bufsize=READ_BYTES) as tar:
             for key, members in _samples(tar):
-                row, image = _row(f"{storage.url}/{name}", key, members)
-                if scan.shape not in ((), image.shape):
+                row, image, encoded = _row(f"{storage.url}/{name}", key, members)
+                if scan.rows and (scan.shape, scan.encoded) != (image.shape, encoded):
                     raise ValueError(
                         f"{storage.url}/{name}: {key} has shape {image.shape}, others "
-                        f"{scan.shape}; give all images one shape"
+                        f"{scan.shape}, or another kind of file; give all images one of each"
                     )
-                scan.shape = image.shape
+                scan.shape, scan.encoded = image.shape, encoded
                 scan.rows.append(row)
                 total.append(moments_of(image[None]))
     except tarfile.TarError as error:
@@ -133,30 +138,48 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tuple[int, b
 
 def _row(
     where: str, key: str, members: dict[str, tuple[int, bytes]]
-) -> tuple[dict[str, Any], np.ndarray]:
-    arrays = [name for name in members if name == "npy" or name.endswith(".npy")]
-    if len(arrays) != 1:
+) -> tuple[dict[str, Any], np.ndarray, bool]:
+    """Return a sample's row of the index, its image, and whether that is an encoded file."""
+    found = [name for name in members if name.rpartition(".")[2].lower() in ("npy", *EXTENSIONS)]
+    if len(found) != 1:
         raise ValueError(
-            f"{where}: {key} has {len(arrays)} .npy members ({', '.join(members)}); images stream "
-            "from exactly one uncompressed .npy a sample: write them so"
+            f"{where}: {key} has {len(found)} images ({', '.join(members)}); images stream from "
+            f"exactly one .npy, .{', .'.join(EXTENSIONS)} a sample: write them so"
         )
-    offset, content = members[arrays[0]]
-    stream = io.BytesIO(content)
-    shape, start = _npy_start(stream, f"{where}: {key}")
-    voxels = np.frombuffer(content, np.uint8, offset=start)
-    if voxels.size != math.prod(shape):
-        raise ValueError(f"{where}: {key} has {voxels.size} voxels, its header says {shape}")
-    label = members.get("cls", (0, str(UNLABELLED).encode()))[1]
-    identity = _identity(members.get("json", (0, b"{}"))[1])
+    offset, content = members[found[0]]
+    encoded = not found[0].endswith("npy")
+    if encoded:
+        try:
+            image, start = decoded(content), 0
+        except ValueError as error:
+            raise ValueError(f"{where}: {key}: {error}") from None
+    else:
+        image, start = _npy(content, f"{where}: {key}")
     row = {
-        **identity,
+        **_identity(members.get("json", (0, b"{}"))[1]),
         "key": key,
-        "label": int(label),
+        "label": _label(members.get("cls", (0, str(UNLABELLED).encode()))[1], f"{where}: {key}"),
         "offset": offset + start,
-        "length": voxels.size,
+        "length": len(content) - start,
         "crc32c": google_crc32c.value(content[start:]),
     }
-    return row, voxels.reshape(shape)
+    return row, image, encoded
+
+
+def _label(content: bytes, where: str) -> int:
+    try:
+        return int(content)
+    except ValueError:
+        raise ValueError(f"{where}: .cls is {content[:20]!r}; write a class number") from None
+
+
+def _npy(content: bytes, where: str) -> tuple[np.ndarray, int]:
+    """Return an array as (c, [z], y, x), and where in the file its voxels start."""
+    shape, start = _npy_start(io.BytesIO(content), where)
+    voxels = np.frombuffer(content, np.uint8, offset=start)
+    if voxels.size != math.prod(shape):
+        raise ValueError(f"{where}: it has {voxels.size} voxels, its header says {shape}")
+    return voxels.reshape(shape), start
 
 
 def _npy_start(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], int]:
@@ -225,7 +248,11 @@ def _manifest(storage: Storage, scans: Sequence[_Scan], spec: ForeignSpec) -> Ma
         },
         mean=total.mean,
         std=total.std,
-        pack={"indexed": True, "mean_and_std_of": "train" if splits["train"] else "all"},
+        pack={
+            "indexed": True,
+            "encoded": scans[0].encoded,
+            "mean_and_std_of": "train" if splits["train"] else "all",
+        },
         dataset={},
     )
 
@@ -233,7 +260,7 @@ def _manifest(storage: Storage, scans: Sequence[_Scan], spec: ForeignSpec) -> Ma
 def _write_index(storage: Storage, scan: _Scan, class_names: tuple[str, ...]) -> ShardInfo:
     name = scan.name.removesuffix(".tar") + ".index.parquet"
     table = pa.Table.from_pylist(scan.rows, schema=pa.schema(list(INDEX_COLUMNS.items())))
-    notes = {"tar_bytes": scan.bytes, "tar_sha256": scan.sha256}
+    notes = {"tar_bytes": scan.bytes, "tar_sha256": scan.sha256, "encoded": scan.encoded}
     buffer = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(notes_metadata(notes)), buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()

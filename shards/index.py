@@ -117,9 +117,10 @@ def load_shard_table(
             "copy it again, or pack again"
         )
     checked = dict.fromkeys([*columns, "offset", "length"])
-    table = parse_index(data, where=where, columns=tuple(checked)).replace_schema_metadata(None)
-    _check(where, shard, table, image)
-    return table.select(list(columns))
+    table = parse_index(data, where=where, columns=tuple(checked))
+    encoded = index_notes(table.schema.metadata, where).get("encoded", False)
+    _check(where, shard, table, None if encoded else image)
+    return table.replace_schema_metadata(None).select(list(columns))
 
 
 def _load(
@@ -131,14 +132,14 @@ def _load(
         return pa.concat_tables([empty, *tables])
 
 
-def _check(where: str, shard: ShardInfo, table: pa.Table, image: ImageSpec) -> None:
-    nbytes = int(np.prod(image.shape)) * np.dtype(image.dtype).itemsize
+def _check(where: str, shard: ShardInfo, table: pa.Table, image: ImageSpec | None) -> None:
+    """Refuse rows that cannot be: of another number, size (where images have one) or place."""
     offset, length = table["offset"].to_numpy(), table["length"].to_numpy()
     if len(table) != shard.num_samples:
         raise ValueError(
             f"{where} has {len(table)} rows, the manifest says {shard.num_samples}; pack again"
         )
-    if np.any(length != nbytes):
+    if image and np.any(length != (nbytes := image.nbytes)):
         row = int(np.argmax(length != nbytes))
         raise ValueError(
             f"{where}: row {row} has {length[row]} bytes, an image of {image.dtype} "

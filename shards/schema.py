@@ -12,9 +12,11 @@ Shard set (a URL, written by `shards pack`), for the splits train, val and test:
     manifest.json                   a `Manifest`; written last
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -53,7 +55,8 @@ INDEX_COLUMNS = {
     **IDENTITY_COLUMNS,
     "qc_flags": pa.string(),
     "offset": pa.int64(),  # of the image's voxels in the tar, behind the npy header
-    "length": pa.int64(),  # of the voxels, bytes: C order, as the manifest's shape and dtype say
+    "length": pa.int64(),  # of the voxels, bytes: C order, as the manifest's shape and dtype say;
+    # of the file, where the manifest's `pack` says `encoded`
     "crc32c": pa.uint32(),  # of these bytes
 }
 
@@ -77,6 +80,11 @@ class ImageSpec:
     def view(self) -> View:
         """`patch` for 2D images, `cube` for 3D ones."""
         return "patch" if len(self.shape) == 3 else "cube"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an image's voxels."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def axes(self) -> str:

@@ -10,6 +10,7 @@ import google_crc32c
 import numpy as np
 
 from shards.cache import CacheSpec, cache_from_environment
+from shards.decode import decoded
 from shards.index import Index, load_index
 from shards.remote import Patience
 from shards.schema import Manifest, manifest_from_json
@@ -31,6 +32,7 @@ class ShardSet:
         self.manifest = manifest
         self.manifest_sha256 = manifest_sha256
         self.storage = storage
+        self._encoded = bool(manifest.pack.get("encoded"))
         self._lock = Lock()
         self._indices: dict[str, Index] = {}
         self._checked: dict[str, np.ndarray] = {}
@@ -72,7 +74,7 @@ class ShardSet:
         for item, row in enumerate(rows.tolist()):
             if sections is None:
                 self._read_sample(index, checked, row, out[item])
-            elif checked[row]:
+            elif checked[row] and not self._encoded:
                 self._read_sections(index, row, out[item], sections)
             else:
                 cube = np.empty(self.manifest.image.shape, out.dtype)
@@ -82,13 +84,15 @@ class ShardSet:
     def _read_sample(self, index: Index, checked: np.ndarray, row: int, image: np.ndarray) -> None:
         name, offset = index.shards[index.shard[row]].name, int(index.offset[row])
         voxels = image.reshape(-1).view(np.uint8)
-        self.storage.read_into(name, offset, voxels.data)
-        if checked[row]:
-            return
-        if not _matches(index, row, voxels) and self.storage.forget(name):
-            self.storage.read_into(name, offset, voxels.data)
-        self._require_match(index, row, voxels)
-        checked[row] = True
+        data = np.empty(index.length[row], np.uint8) if self._encoded else voxels
+        self.storage.read_into(name, offset, data.data)
+        if not checked[row]:
+            if not _matches(index, row, data) and self.storage.forget(name):
+                self.storage.read_into(name, offset, data.data)
+            self._require_match(index, row, data)
+            checked[row] = True
+        if self._encoded:
+            image[...] = decoded(data.tobytes())
 
     def _read_sections(self, index: Index, row: int, image: np.ndarray, sections: Sections) -> None:
         name, offset = index.shards[index.shard[row]].name, int(index.offset[row])

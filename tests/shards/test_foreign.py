@@ -1,10 +1,13 @@
 """Tars that others wrote stream once they are indexed."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import webdataset
+from PIL import Image
 
 from shards.foreign import ForeignSpec, index_tars
 from shards.shardset import open_shards
@@ -61,6 +64,35 @@ def test_another_set_streams(tmp_path: Path, images: np.ndarray) -> None:
     assert "train_a.tar: some/where-3: checksum differs from the index" in faults
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "stack.tif", "colour.png"])
+def test_pictures_stream(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"stack.tif": (4, 16, 24), "colour.png": (16, 24, 3)}
+    arrays = rng.integers(0, 256, (10, *sizes.get(kind, (16, 24))), dtype=np.uint8)
+    with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
+        for number, array in enumerate(arrays):
+            file = io.BytesIO()
+            if kind.endswith("tif"):
+                tifffile.imwrite(file, array, photometric="minisblack")
+            else:
+                Image.fromarray(array).save(file, "jpeg" if kind == "jpg" else "png")
+            content = file.getvalue()
+            writer.write({"__key__": f"k{number}", kind: content, "cls": number % 2})
+    index_tars(str(tmp_path), ForeignSpec())
+    assert verify(str(tmp_path)) == []
+    expected = np.moveaxis(arrays, -1, 1) if kind == "colour.png" else arrays[:, None]
+    with open_shards(str(tmp_path)) as shards:
+        for batch in evaluation_batches(shards, "train", 4):
+            error = np.abs(batch.images.astype(int) - expected[batch.rows]).mean()
+            assert error < (40 if kind == "jpg" else 1e-9)
+        offset = int(shards.index("train").offset[3])
+    content = bytearray((tmp_path / "train-0.tar").read_bytes())
+    content[offset + 30] ^= 255
+    (tmp_path / "train-0.tar").write_bytes(content)
+    with open_shards(str(tmp_path)) as shards, pytest.raises(ValueError, match="k3 has checksum"):
+        shards.read_images("train", [3])
+
+
 def test_what_cannot_stream_is_refused(tmp_path: Path, images: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"no .tar files there"):
         index_tars(str(tmp_path), ForeignSpec())
@@ -70,9 +102,16 @@ def test_what_cannot_stream_is_refused(tmp_path: Path, images: np.ndarray) -> No
     with pytest.raises(ValueError, match=r"where-0: float32 \(1, 4, 6, 5\) cannot be streamed"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
     write(tmp_path / "a.tar", images[:2], 0, **{"more.npy": images[0]})
-    with pytest.raises(ValueError, match=r"where-0 has 2 .npy members"):
+    with pytest.raises(ValueError, match=r"where-0 has 2 images"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
     write(tmp_path / "a.tar", images[:2], 0)
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"a.tar: not a whole tar"):
+        index_tars(str(tmp_path), ForeignSpec(split="train"))
+    write(tmp_path / "a.tar", images[:2], 0, cls=b"dog")
+    with pytest.raises(ValueError, match=r"where-0: .cls is b'dog'; write a class number"):
+        index_tars(str(tmp_path), ForeignSpec(split="train"))
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        writer.write({"__key__": "x", "png": b"no picture"})
+    with pytest.raises(ValueError, match="x: not a readable image"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
