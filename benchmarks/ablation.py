@@ -1,6 +1,6 @@
 """What each method adds: the same training with and without it, three seeds, on unseen data.
 
-Usage: python benchmarks/ablation.py TRAINING TEST OUT [--seeds 42 43 44] [--table]
+Usage: python benchmarks/ablation.py TRAINING TEST OUT [--seeds 42 43 44] [--rows …] [--table]
 
 TRAINING and TEST are folders with the shard sets `cube` and `patch`, of two phantoms (or of any two
 datasets). Models learn on the one, choose checkpoint and threshold by its validation split, and are
@@ -136,11 +136,12 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     for seed in [] if options.table else options.seeds:
-        for name, row in ROWS.items():
+        for name, row in ((name, ROWS[name]) for name in options.rows):
             out = prediction_folder(options.out, name, seed)
             if not is_done(out):
                 run = options.out / "runs" / f"{row.run}-{seed}"
