@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.chunks import Image
 from ingest.config import JobConfig, QcConfig
-from ingest.cut import boxes_of, image_of
+from ingest.cut import boxes_of
 from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
 from ingest.qc import Quality, flags, measure, reject_reason
 from ingest.volumes import Volume, open_volume
 from shards.schema import SAMPLE_COLUMNS
 from shards.store import open_for_write, write_rows
+
+Images = npt.NDArray[np.uint8]
 
 QUALITY_FIELDS = tuple(Quality.__dataclass_fields__)
 
@@ -36,10 +38,11 @@ class BlockResult:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a worker's thread keeps between blocks: the plan, and the volumes by mip."""
+    """What a worker's thread keeps between blocks: the plan, volumes by mip, room for images."""
 
     plan: Plan
     volumes: dict[int, Volume] = field(default_factory=dict)
+    stacks: dict[str, Images] = field(default_factory=dict)
 
     def volume(self, mip: int) -> Volume:
         """Return one scale, opened once."""
@@ -49,6 +52,14 @@ class Opened:
                 job.volume, mip, concurrency=job.cost.concurrency, gap=reading["gap"]
             )
         return self.volumes[mip]
+
+    def stack(self, view: str, count: int) -> Images:
+        """Return room for the images of a block (n, c, [z], y, x); it holds those of the last."""
+        if view not in self.stacks:
+            job = self.plan.job
+            shape = job.samples_per_block, *job.samples.views[view].image_shape
+            self.stacks[view] = np.empty(shape, dtype=np.uint8)
+        return self.stacks[view][:count]
 
     def counted(self, name: str) -> int:
         """Return a count of all volumes so far: `requests` or `bytes` read."""
@@ -113,36 +124,45 @@ def planned_samples(layout: Layout, job: JobConfig, block: int) -> pd.DataFrame:
 
 def _cut(
     samples: pd.DataFrame, opened: Opened, job: JobConfig
-) -> tuple[dict[str, np.ndarray], dict[str, list[Quality]], np.ndarray]:
+) -> tuple[dict[str, Images], dict[str, list[Quality]], np.ndarray]:
     """Return images (n, c, [z], y, x) and their quality by view, and a reason a sample."""
-    images: dict[str, np.ndarray] = {}
-    quality: dict[str, list[Quality]] = {}
+    views = job.samples.views
+    images = {name: opened.stack(name, len(samples)) for name in views}
+    quality: dict[str, list[Quality]] = {name: [] for name in views}
     reasons = np.full(len(samples), "", dtype=object)
-    for name, view in job.samples.views.items():
-        images[name] = np.zeros((len(samples), *view.image_shape), dtype=np.uint8)
-        quality[name] = []
-    for mip in sorted({view.mip for view in job.samples.views.values()}):
-        for row, name, cutout in _cutouts(samples, opened, job, mip):
-            if cutout is not None:
-                images[name][row] = image_of(cutout, job.samples.views[name])
-            quality[name].append(measure(images[name][row]))
-            reason = "missing_data" if cutout is None else reject_reason(quality[name][-1], job.qc)
+    for mip in sorted({view.mip for view in views.values()}):
+        here = {name: images[name] for name, view in views.items() if view.mip == mip}
+        for row, name, found in _cutouts(samples, opened, job, mip, here):
+            image = images[name][row]
+            if not found:
+                image[...] = 0
+            quality[name].append(measure(image))
+            reason = reject_reason(quality[name][-1], job.qc) if found else "missing_data"
             reasons[row] = reasons[row] or reason
     return images, quality, reasons
 
 
 def _cutouts(
-    samples: pd.DataFrame, opened: Opened, job: JobConfig, mip: int
-) -> Iterator[tuple[int, str, Image | None]]:
-    """Yield (row, view, cutout) sample by sample, so that the views of one share their chunks."""
+    samples: pd.DataFrame, opened: Opened, job: JobConfig, mip: int, images: dict[str, Images]
+) -> Iterator[tuple[int, str, bool]]:
+    """Fill images, sample by sample, so that the views of one share their chunks.
+
+    Yields row, view and whether the volume holds voxels there.
+    """
     volume = opened.volume(mip)
-    views = {name: view for name, view in job.samples.views.items() if view.mip == mip}
-    size = volume.scale.voxel_size_nm
-    boxes = zip(*(boxes_of(samples, view, size) for view in views.values()), strict=True)
-    cutouts = volume.read_many(box for row in boxes for box in row)
+    views = [job.samples.views[name] for name in images]
+    boxes = [boxes_of(samples, view, volume.scale.voxel_size_nm) for view in views]
+    cubes = [
+        [image[:1].reshape(1, *view.size_zyx) for image in stack]
+        for stack, view in zip(images.values(), views, strict=True)
+    ]
+    cutouts = volume.read_many(
+        [box for row in zip(*boxes, strict=True) for box in row],
+        [image for row in zip(*cubes, strict=True) for image in row],
+    )
     for number, cutout in enumerate(cutouts):
         row, place = divmod(number, len(views))
-        yield row, list(views)[place], cutout
+        yield row, list(images)[place], cutout is not None
 
 
 def _flag_texts(quality: dict[str, list[Quality]], config: QcConfig) -> list[str]:

@@ -1,11 +1,15 @@
 """From samples to boxes, and from what was read to images."""
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ingest.config import ViewConfig
 from ingest.geometry import Box, Floats, Ints, TripleNm, box_at, box_starts, voxels_of
+from ingest.scale import MissingDataError
 
 Image = npt.NDArray[np.uint8]
 
@@ -27,11 +31,18 @@ def boxes_of(samples: pd.DataFrame, view: ViewConfig, voxel_size_nm: TripleNm) -
     return [box_at(start, view.size_zyx) for start in starts]
 
 
-def image_of(cutout_czyx: Image, view: ViewConfig) -> Image:
-    """Return the cutout as the view's image: a patch (c, y, x) loses the one section's axis."""
-    expected = view.size_zyx
-    if cutout_czyx.shape[1:] != expected or cutout_czyx.dtype != np.uint8:
-        raise ValueError(
-            f"the volume gave {cutout_czyx.dtype} {cutout_czyx.shape}, expected uint8 of {expected}"
-        )
-    return cutout_czyx[:, 0] if len(view.size) == 2 else cutout_czyx
+def read_each(
+    read: Callable[[Box], Image], boxes: Iterable[Box], images: Iterable[Image] | None
+) -> Iterator[Image | None]:
+    """Yield the voxels of box after box, None where there are none; written to `images` as well."""
+    targets: Iterable[Image | None] = repeat(None) if images is None else images
+    for box, image in zip(boxes, targets, strict=False):
+        try:
+            found = read(box)
+        except MissingDataError:
+            yield None
+            continue
+        if image is not None:
+            assert found.shape == image.shape, (found.shape, image.shape)
+            image[...] = found
+        yield found

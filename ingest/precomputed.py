@@ -8,6 +8,7 @@ import numpy as np
 from obstore.exceptions import BaseError
 
 from ingest.chunks import Image
+from ingest.cut import read_each
 from ingest.fetch import Fetcher
 from ingest.geometry import Box
 from ingest.scale import MissingDataError, scale_from_info
@@ -66,13 +67,11 @@ class CloudVolumeReader:
             raise MissingDataError(f"{self._volume.cloudpath}: no data in {box}: {error}") from None
         return np.ascontiguousarray(np.asarray(cutout_xyzc).transpose(3, 2, 1, 0))
 
-    def read_many(self, boxes: Iterable[Box]) -> Iterator[Image | None]:
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
         """Yield the voxels of each box, in order; None where the volume holds none."""
-        for box in boxes:
-            try:
-                yield self.read(box)
-            except MissingDataError:
-                yield None
+        return read_each(self.read, boxes, images)
 
 
 def cloud_path(path: str) -> str:

@@ -6,8 +6,9 @@ the images of two windows, `memory_mb` together, and for each thread a range and
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,15 @@ class RangedVolume:
             raise MissingDataError(f"{self._path}: no data in {box}: a chunk is not stored")
         return image
 
-    def read_many(self, boxes: Iterable[Box]) -> Iterator[Image | None]:
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
         """Yield the voxels of each box, in order; None where a chunk of it is not stored."""
+        targets: Iterable[Image | None] = repeat(None) if images is None else images
         started: deque[Window] = deque()
         try:
-            for group in self._groups(boxes):
-                window = Window(self.scale.grid, group)
+            for group in self._groups(zip(boxes, targets, strict=False)):
+                window = Window(self.scale.grid, *zip(*group, strict=True))
                 self._source.start(window)
                 started.append(window)
                 if len(started) == 2:
@@ -89,18 +93,20 @@ class RangedVolume:
             for window in started:
                 window.cancelled = True
 
-    def _groups(self, boxes: Iterable[Box]) -> Iterator[Sequence[Box]]:
+    def _groups(
+        self, pairs: Iterable[tuple[Box, Image | None]]
+    ) -> Iterator[list[tuple[Box, Image | None]]]:
         """Cut a list into windows whose images take half the memory."""
-        group: list[Box] = []
+        group: list[tuple[Box, Image | None]] = []
         held = 0
-        for box in boxes:
+        for box, image in pairs:
             if not self.scale.grid.bounds.contains(box):
                 raise ValueError(f"{self._path}: {box} is not within {self.scale.grid.bounds}")
             size = int(np.prod(box.shape))
             if group and (held + size > self._window_bytes or len(group) == MAX_WINDOW):
                 yield group
                 group, held = [], 0
-            group.append(box)
+            group.append((box, image))
             held += size
         if group:
             yield group

@@ -71,13 +71,14 @@ def least_focus(em_zyx: Image, contrast: npt.NDArray[np.float64]) -> float:
     steps[:-1] -= np.minimum(flat[1:], flat[:-1])
     steps.reshape(middles.shape)[..., -1] = 0
     sharp = steps.reshape(len(middles), -1).sum(axis=1, dtype=np.uint32) / contrast
-    return float(sharp.min() / np.median(sharp))
+    middle = float(np.median(sharp))
+    return float(sharp.min()) / middle if middle else 0.0
 
 
 def _middles(em_zyx: Image) -> Image:
-    """Return the middle of each section: at most the window, of sides that 4 divides."""
+    """Return the middle of each section: at most the window, of sides that 4 divides, or 1 to 3."""
     _, height, width = em_zyx.shape
-    h, w = (min(n, WINDOW_PX) // 4 * 4 for n in (height, width))
+    h, w = (min(n, WINDOW_PX) // 4 * 4 or n for n in (height, width))
     y, x = (height - h) // 2, (width - w) // 2
     return em_zyx[:, y : y + h, x : x + w]
 

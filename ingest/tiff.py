@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 
 from ingest.chunks import Image
+from ingest.cut import read_each
 from ingest.geometry import Box, Triple
 from ingest.scale import Scale
 from shards.files import sha256_of_file
@@ -104,9 +105,11 @@ class TiffVolume:
         (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
         return np.stack([self._section(z)[y0:y1, x0:x1] for z in range(z0, z1)])[None]
 
-    def read_many(self, boxes: Iterable[Box]) -> Iterator[Image | None]:
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
         """Yield the voxels of each box, in order."""
-        return (self.read(box) for box in boxes)
+        return read_each(self.read, boxes, images)
 
     @property
     def counts(self) -> Mapping[str, int]:

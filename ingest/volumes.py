@@ -26,10 +26,13 @@ class Volume(Protocol):
         """Return the voxels of `box` as (c, z, y, x); `MissingDataError` where there are none."""
         ...
 
-    def read_many(self, boxes: Iterable[Box]) -> Iterator[Image | None]:
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
         """Yield the voxels of each box, in order; None where the volume holds none.
 
-        Boxes that are neighbours in the list share what they read.
+        Boxes that are neighbours in the list share what they read. With `images`, an array
+        (c, z, y, x) for each box, the voxels are written there.
         """
         ...
 

@@ -34,17 +34,17 @@ class Window:
     """Images of boxes (c, z, y, x), filled chunk by chunk from many threads, taken in order.
 
     A chunk is decoded once and copied at once into each image that it lies in, so that what is
-    held is the images alone.
+    held is the images alone. `images` are arrays to fill; where None, one is made.
     """
 
-    def __init__(self, grid: Grid, boxes: Sequence[Box]) -> None:
-        self.boxes = boxes
+    def __init__(self, grid: Grid, boxes: Sequence[Box], images: Sequence[Image | None]) -> None:
+        self._boxes = boxes
         self.cancelled = False
         self.chunks = chunks_of(grid, boxes)
         self.codes = np.array([chunk.code for chunk in self.chunks], dtype=np.uint64)
         users = np.concatenate([chunk.users for chunk in self.chunks])
         self._left = np.bincount(users, minlength=len(boxes))
-        self._images: dict[int, Image] = {}
+        self._images = {number: image for number, image in enumerate(images) if image is not None}
         self._missing: set[int] = set()
         self._failure: BaseException | None = None
         self._changed = Condition()
@@ -67,7 +67,7 @@ class Window:
             for user, into, out_of in zip(
                 chunk.users.tolist(), chunk.into, chunk.out_of, strict=True
             ):
-                self._image(user)[into] = image_zyx[out_of]
+                self._image(user)[0][into] = image_zyx[out_of]
         with self._changed:
             self._left[chunk.users] -= 1
             self._changed.notify()
@@ -80,13 +80,13 @@ class Window:
 
     def take(self) -> Iterator[Image | None]:
         """Yield each box's image in order, as soon as it is whole; None: a chunk is missing."""
-        for number in range(len(self.boxes)):
+        for number in range(len(self._boxes)):
             with self._changed:
                 self._changed.wait_for(partial(self._settled, number))
                 if self._failure is not None:
                     raise self._failure
             image = self._images.pop(number, None)
-            yield None if image is None or number in self._missing else image[None]
+            yield None if number in self._missing else image
 
     def _settled(self, number: int) -> bool:
         return self._failure is not None or not self._left[number]
@@ -95,7 +95,8 @@ class Window:
         with self._changed:
             image = self._images.get(user)
             if image is None:
-                image = self._images[user] = np.empty(self.boxes[user].shape, dtype=np.uint8)
+                shape = (1, *self._boxes[user].shape)
+                image = self._images[user] = np.empty(shape, dtype=np.uint8)
         return image
 
 
