@@ -207,8 +207,10 @@ def config_from_json(value: dict[str, Any], *, where: str) -> Config:
             f"{where}: unknown config fields {', '.join(unknown)}; "
             "use the synshards version that wrote it"
         )
-    augment = Augment(**value["augment"])
-    return Config(**{**value, "crop": tuple(value["crop"]), "augment": augment})
+    if not {"model", "view"} <= value.keys():
+        raise ValueError(f"{where}: the config lacks model and view; use another checkpoint")
+    augment = Augment(**value.get("augment", {}))
+    return Config(**{**value, "crop": tuple(value.get("crop", ())), "augment": augment})
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

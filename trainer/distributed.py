@@ -17,6 +17,8 @@ def make_accelerator(config: Config, system: System) -> Accelerator:
 
     `accelerate launch` exports OMP_NUM_THREADS=1 whatever the machine, so 1 counts as not set.
     """
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision fp16 needs a GPU and there is none; use --precision bf16 or no")
     threads = system.threads or _threads_from_environment() or _fair_share()
     torch.set_num_threads(threads)
     return Accelerator(mixed_precision=config.precision)

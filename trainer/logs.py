@@ -17,6 +17,7 @@ import torchvision
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.files import atomic_write
+from trainer.preflight import cudnn_version
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class Meter:
         self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
 
-def versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | int | None]:
     """Return the versions of what decides a run's numbers."""
     return {
         "python": platform.python_version(),
@@ -102,7 +103,7 @@ def versions() -> dict[str, str | None]:
         "torchvision": torchvision.__version__,
         "accelerate": accelerate.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "cudnn": _cudnn(),
+        "cudnn": cudnn_version(),
     }
 
 
@@ -143,9 +144,3 @@ def _truncate(path: Path, step: int) -> None:
             kept.append(line)
     with atomic_write(path) as file:
         file.write("".join(f"{line}\n" for line in kept).encode())
-
-
-def _cudnn() -> str | None:
-    if not torch.cuda.is_available():
-        return None
-    return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,20 +12,16 @@ from shards.progress import Advance, progress
 from shards.shardset import open_shards
 from trainer.distributed import any_rank, make_accelerator
 from trainer.logs import Meter, RunLog
-from trainer.session import (
-    Job,
-    Session,
-    roll_back,
-    save_session,
-    start_session,
-    write_run,
-)
+from trainer.saving import roll_back, save_session, write_run
+from trainer.session import Job, Session
+from trainer.start import start_session
 from trainer.step import train_step
 from trainer.stopping import StopRequest, listening
 from trainer.validation import end_epoch
 
 ASK_EVERY = 4  # steps between asking all ranks whether to save or stop
-MOST_ROLLBACKS = 5
+LEAST_FACTOR = 2.0**-5  # of the rate, after five roll-backs
+SILENT: AbstractContextManager[Advance] = nullcontext(lambda count, note="": None)
 
 
 def train(job: Job) -> bool:
@@ -63,8 +60,8 @@ def _run(session: Session, log: RunLog, stop: StopRequest) -> bool:
         f"{session.stream.dropped_per_epoch} images of an epoch's tail left out, "
         f"{session.accelerator.num_processes} ranks, {torch.get_num_threads()} threads each"
     )
-    show = progress if session.accelerator.is_main_process else _silent
-    with show(session.job.recipe, left) as advance:
+    shown = progress(session.job.recipe, left) if session.accelerator.is_main_process else SILENT
+    with shown as advance:
         while not session.finished:
             with session.stream:
                 if _stopped(session, log, stop, advance):
@@ -85,12 +82,14 @@ def _stopped(session: Session, log: RunLog, stop: StopRequest, advance: Advance)
         logs = ends or session.steps_done % session.job.system.log_steps == 0
         saves = ends or save or stopping
         if (logs or saves) and not _all_finite(session, weights=saves):
-            roll_back(session)
+            _go_back(session, "last", advance)
             return False
         advance(1, _report(session, log, meter, loss) if logs else "")
         if ends:
             session.progress.epoch, session.progress.step = batch.epoch + 1, 0
-            end_epoch(session, log)
+            if end_epoch(session, log, rollback=session.progress.rate_factor > LEAST_FACTOR):
+                _go_back(session, "best", advance)
+                return False
             meter.restart()
         elif save or stopping:
             save_session(session, ["last"])
@@ -127,10 +126,17 @@ def _all_finite(session: Session, *, weights: bool) -> bool:
     if not bad:
         return True
     text = f"the loss is not a number in epoch {session.progress.epoch + 1}"
-    if session.config.on_nan == "stop" or session.progress.rate_factor <= 2.0**-MOST_ROLLBACKS:
+    if session.config.on_nan == "stop" or session.progress.rate_factor <= LEAST_FACTOR:
         raise RuntimeError(f"{text}; lower --lr, set --clip-norm, or use --on-nan rollback")
-    session.say(f"warning: {text}: back to the last checkpoint, at half the rate")
+    session.say(f"warning: {text}")
     return False
+
+
+def _go_back(session: Session, name: str, advance: Advance) -> None:
+    before = session.steps_done
+    roll_back(session, name)
+    advance(session.steps_done - before)
+    session.say(f"back to the {name} checkpoint, at half the rate")
 
 
 def _due(session: Session, stop: StopRequest, last_save: float) -> tuple[bool, bool]:
@@ -150,16 +156,3 @@ def _best(session: Session) -> str:
     return f"best val {session.config.monitor} {state.best:.4f} in epoch {state.best_epoch + 1}" + (
         ended
     )
-
-
-class _silent:  # noqa: N801
-    """`progress` for the ranks that show none."""
-
-    def __init__(self, title: str, total: int) -> None:
-        pass
-
-    def __enter__(self) -> Advance:
-        return lambda count, note="": None
-
-    def __exit__(self, *error: object) -> None:
-        pass

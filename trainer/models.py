@@ -5,7 +5,7 @@ model cannot differ in how they normalise or crop.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,8 @@ def inputs_of(manifest: Manifest) -> Inputs:
 
 def inputs_from_json(value: dict[str, Any], *, where: str) -> Inputs:
     """Return the inputs that `asdict` made into JSON."""
+    if lacking := [item.name for item in fields(Inputs) if item.name not in value]:
+        raise ValueError(f"{where}: inputs lack {', '.join(lacking)}; use another checkpoint")
     return Inputs(
         image=image_spec_from_json(value["image"], where=where),
         class_names=tuple(value["class_names"]),

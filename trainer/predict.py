@@ -1,11 +1,14 @@
 """Predictions of trained models: a row a sample, for any split of any shard set that fits them."""
 
+import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -44,6 +47,9 @@ def predict_runs(
     """
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
     first = models[0].config
+    if first.precision == "fp16" and not torch.cuda.is_available():
+        sys.stderr.write("no GPU: predicting in full precision what was trained in fp16\n")
+        first = replace(first, precision="no")
     accelerator = make_accelerator(first, system)
     written = []
     with open_shards(data) as shards:

@@ -1,45 +1,22 @@
-"""A run that is under way: what it holds, how it starts, continues and is saved."""
+"""A run that is under way: what it holds, and where it reads from."""
 
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from shards.files import write_json
 from shards.order import OrderSpec, Position
-from shards.schema import UNLABELLED
 from shards.shardset import ShardSet
 from shards.stream import Stream
-from trainer import state as checkpoints
-from trainer.config import Config, System, config_to_json, differences
-from trainer.distributed import check_agreement
+from trainer.config import Config, System
 from trainer.ema import MovingAverage
-from trainer.logs import git_state, versions
-from trainer.losses import Loss, build_loss, cross_entropy, one_hot_targets
-from trainer.memory_format import (
-    checkpoint_activations,
-    choose_memory_format,
-    to_memory_format,
-)
-from trainer.models import (
-    Classifier,
-    build_classifier,
-    center_crop,
-    inputs_of,
-    without_weights,
-)
-from trainer.optim import build_optimizer
-from trainer.preflight import cudnn_version, warnings_for
-
-SCHEMA_VERSION = 1
-TIMED_BATCH = 8  # images with which the memory format is chosen
+from trainer.losses import Loss
+from trainer.models import Classifier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,88 +115,6 @@ def checkpoint_folder(out: Path) -> Path:
     return out / "checkpoints"
 
 
-def start_session(
-    job: Job, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
-) -> Session:
-    """Start a run in `job.out`, or continue the one that is there.
-
-    A run on other data, or with another config, is not continued: that is an error, as are
-    unlabelled samples, an unknown model, and images that do not fit it.
-    """
-    _check_labels(shards)
-    config = job.config
-    for line in warnings_for(config, torch.__version__, cudnn_version()):
-        say(f"warning: {line}")
-    counts = shards.manifest.splits["train"].class_counts
-    loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
-    saved = _saved_state(job, shards)
-    torch.manual_seed(config.seed)
-    net, notes = build_classifier(
-        without_weights(config) if saved else config, inputs_of(shards.manifest)
-    )
-    for line in notes:
-        say(line)
-    progress = Progress(**saved["progress"]) if saved else Progress()
-    stream = open_stream(job, accelerator, shards, progress)
-    check_agreement(accelerator, {**stream.agreement(), "config": config_to_json(config)})
-    net.to(accelerator.device)
-    if saved and job.system.memory_format == "auto":
-        memory_format: str = saved["memory_format"]
-    else:
-        memory_format = _memory_format(job, net, accelerator, shards, say)
-    to_memory_format(net, memory_format)
-    if saved:
-        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
-    if job.system.checkpoint_activations:
-        checkpoint_activations(net)
-    average = MovingAverage(net, config.ema) if config.ema else None
-    if job.system.compile:
-        net.compile()
-    session = Session(
-        job=job,
-        accelerator=accelerator,
-        shards=shards,
-        net=net,
-        model=accelerator.prepare(net),
-        optimizer=accelerator.prepare(build_optimizer(config, net, accelerator.device)),
-        stream=stream,
-        memory_format=memory_format,
-        loss=loss,
-        average=average,
-        progress=progress,
-        say=say,
-    )
-    if saved:
-        _restore(session, saved)
-        say(f"continuing {job.out} at epoch {progress.epoch + 1}, step {progress.step}")
-    return session
-
-
-def roll_back(session: Session) -> None:
-    """Go back to the last checkpoint and halve the rate from there on."""
-    factor = session.progress.rate_factor / 2.0
-    folder = session.job.checkpoints / "last"
-    if not checkpoints.has_checkpoint(folder.parent, "last"):
-        raise RuntimeError("the loss was not a number before the first checkpoint; lower --lr")
-    saved = checkpoints.load_state(folder)
-    session.net.load_state_dict(checkpoints.load_tensors(folder, "model"))
-    session.progress = Progress(**{**saved["progress"], "rate_factor": factor})
-    session.losses.clear()
-    _restore(session, saved)
-    session.stream.close()
-    session.stream = open_stream(session.job, session.accelerator, session.shards, session.progress)
-
-
-def _restore(session: Session, saved: dict[str, Any]) -> None:
-    folder = session.job.checkpoints / "last"
-    if session.average is not None:
-        session.average.load(checkpoints.load_tensors(folder, "average"), saved["average_steps"])
-    tensors = checkpoints.load_tensors(folder, "optimizer")
-    checkpoints.restore_optimizer(session.optimizer.optimizer, tensors, saved["optimizer"])
-    if session.accelerator.scaler is not None and saved["scaler"]:
-        session.accelerator.scaler.load_state_dict(saved["scaler"])
-
-
 def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:
     """Return the stream of training batches, from where the run is."""
     config = job.config
@@ -238,131 +133,6 @@ def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: 
     )
 
 
-def save_session(session: Session, names: list[str]) -> None:
-    """Save a checkpoint under `names`; every rank calls this, rank 0 writes."""
-    session.add_losses()
-    if session.accelerator.is_main_process:
-        tensors, plain = checkpoints.flatten_optimizer(session.optimizer.optimizer.state_dict())
-        scaler = session.accelerator.scaler
-        state = {
-            "schema_version": SCHEMA_VERSION,
-            "config": config_to_json(session.config),
-            "manifest_sha256": session.shards.manifest_sha256,
-            "inputs": asdict(inputs_of(session.shards.manifest)),
-            "progress": asdict(session.progress),
-            "memory_format": session.memory_format,
-            "world_size": session.accelerator.num_processes,
-            "optimizer": plain,
-            "average_steps": session.average.steps if session.average else 0,
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-        groups = {"model": session.net.state_dict(), "optimizer": tensors}
-        if session.average is not None:
-            groups["average"] = session.average.tensors
-        folder = session.job.checkpoints
-        checkpoints.save_checkpoint(folder, session.steps_done, groups, state, names)
-    session.accelerator.wait_for_everyone()
-
-
-def write_run(session: Session, status: str) -> None:
-    """Write run.json; rank 0 alone. `status` is running, stopped or finished."""
-    if not session.accelerator.is_main_process:
-        return
-    manifest = session.shards.manifest
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": session.job.recipe,
-        "status": status,
-        "config": config_to_json(session.config),
-        "system": asdict(session.job.system),
-        "data_url": _absolute(session.shards.url),
-        "manifest_sha256": session.shards.manifest_sha256,
-        "class_names": list(manifest.class_names),
-        "view": manifest.image.view,
-        "num_parameters": sum(p.numel() for p in session.net.parameters()),
-        "train_counts": manifest.splits["train"].class_counts,
-        "memory_format": session.memory_format,
-        "world_size": session.accelerator.num_processes,
-        "device": _device_name(session.accelerator.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git": git_state(),
-        "command": list(session.job.command),
-        "best": {"monitor": session.config.monitor, "value": session.progress.best}
-        | {"epoch": session.progress.best_epoch},
-        "ended": session.progress.ended or None,
-    }
-    write_json(session.job.out / "run.json", document)
-
-
-def _check_labels(shards: ShardSet) -> None:
-    for split in ("train", "val"):
-        labels = shards.index(split).label
-        if not len(labels):
-            raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
-        if (labels == UNLABELLED).any():
-            raise ValueError(
-                f"{shards.url}: {int((labels == UNLABELLED).sum())} samples of {split} have no "
-                "label; pack labelled samples alone to train on them"
-            )
-
-
-def _saved_state(job: Job, shards: ShardSet) -> dict[str, Any] | None:
-    """Return the state of the run's last checkpoint, None where there is none."""
-    if not checkpoints.has_checkpoint(job.checkpoints, "last"):
-        return None
-    saved = checkpoints.load_state(job.checkpoints / "last")
-    if saved["manifest_sha256"] != shards.manifest_sha256:
-        raise ValueError(
-            f"{job.out} was trained on other data (manifest {saved['manifest_sha256'][:12]}, but "
-            f"{shards.url} has {shards.manifest_sha256[:12]}): cannot resume with other data; "
-            "give the same --data or another --out"
-        )
-    if changed := differences(saved["config"], config_to_json(job.config)):
-        raise ValueError(
-            f"{job.out} was trained with another config ({', '.join(changed)}); give the same "
-            "values to continue it, or another --out to start anew"
-        )
-    return saved
-
-
-def _memory_format(
-    job: Job,
-    net: Classifier,
-    accelerator: Accelerator,
-    shards: ShardSet,
-    say: Callable[[str], None],
-) -> str:
-    config = job.config
-    if job.system.memory_format != "auto":
-        return job.system.memory_format
-    count = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
-    images = shards.read_images("train", np.arange(min(count, len(shards.index("train")))))
-    x = center_crop(torch.from_numpy(images), config.crop).to(accelerator.device)
-    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    targets = one_hot_targets(labels, len(shards.manifest.class_names))
-
-    def step(model: nn.Module) -> Tensor:
-        with accelerator.autocast():
-            return cross_entropy(model(x), targets).mean()
-
-    chosen, seconds = choose_memory_format(net, step, accelerator.device)
-    answer: list[str] = broadcast_object_list([chosen])
-    timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    say(f"memory format {answer[0]} ({timing} for {len(x)} images)")
-    return answer[0]
-
-
 def _pinned(shape: tuple[int, ...]) -> np.ndarray:
     memory: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return memory
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else str(Path(url).resolve())
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {os.cpu_count()} cores"

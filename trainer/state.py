@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shards.files import fsync, read_json, write_json
 
 Tensors = dict[str, Tensor]
+SCHEMA_VERSION = 1
+KEYS = ("config", "inputs", "manifest_sha256", "memory_format", "progress")  # of state.json
 
 
 def save_checkpoint(
@@ -52,10 +55,17 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Return the JSON state of a checkpoint folder."""
-    state: dict[str, Any] = read_json(
-        folder / "state.json", what="checkpoint", cure="train first, or name another checkpoint"
-    )
+    """Return the JSON state of a checkpoint folder; one of another version is an error."""
+    path = folder / "state.json"
+    cure = "train first, or name another checkpoint"
+    state: dict[str, Any] = read_json(path, what="checkpoint", cure=cure)
+    if (version := state.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema version {version}, this synshards reads {SCHEMA_VERSION}; use the "
+            "version that wrote it"
+        )
+    if lacking := [name for name in KEYS if name not in state]:
+        raise ValueError(f"{path}: not a whole checkpoint, it lacks {', '.join(lacking)}; {cure}")
     return state
 
 
@@ -64,7 +74,10 @@ def load_tensors(folder: Path, stem: str, device: torch.device | str = "cpu") ->
     path = folder / f"{stem}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: the checkpoint lacks this file; use another checkpoint")
-    tensors: Tensors = load_file(path, device=str(device))
+    try:
+        tensors: Tensors = load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
     return tensors
 
 

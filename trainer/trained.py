@@ -48,7 +48,13 @@ def load_trained(folder: Path, *, raw: bool = False) -> Trained:
     model, _ = build_classifier(without_weights(config), inputs)
     averaged = (folder / "average.safetensors").is_file() and not raw
     stem = "average" if averaged else "model"
-    model.load_state_dict(checkpoints.load_tensors(folder, stem))
+    try:
+        model.load_state_dict(checkpoints.load_tensors(folder, stem))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}/{stem}.safetensors: not the weights of the model in its state.json "
+            f"({' '.join(str(error).split())[:160]} …); use another checkpoint"
+        ) from None
     to_memory_format(model, state["memory_format"])
     return Trained(model.eval(), config, inputs, folder)
 

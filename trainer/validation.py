@@ -6,15 +6,17 @@ import torch
 
 from trainer.evaluate import scores, softmax_of, split_probabilities
 from trainer.logs import RunLog
-from trainer.session import Session, save_session
+from trainer.saving import save_session
+from trainer.session import Session
 
 COLLAPSES = 2  # validations in a row
 
 
-def end_epoch(session: Session, log: RunLog) -> None:
+def end_epoch(session: Session, log: RunLog, *, rollback: bool) -> bool:
     """Validate, log, and save as `last`, and as `best` when it is.
 
-    With a moving average both are validated, and the average decides.
+    With a moving average both are validated, and the average decides. Returns whether to go back
+    to the best checkpoint, which nothing is saved before; it never says so without `rollback`.
     """
     state, epoch = session.progress, session.progress.epoch
     raw = validate(session, averaged=False)
@@ -34,8 +36,10 @@ def end_epoch(session: Session, log: RunLog) -> None:
     if state.best is None or _better(value, state.best, session.config.monitor):
         state.best, state.best_epoch = value, epoch - 1
         names.append("best")
-    _consider_ending(session, found)
+    if _consider_ending(session, found, rollback=rollback):
+        return True
     save_session(session, names)
+    return False
 
 
 def validate(session: Session, *, averaged: bool) -> dict[str, float]:
@@ -63,18 +67,21 @@ def one_class_only(found: dict[str, float]) -> bool:
     return recalls[-1] == 1.0 and not any(recalls[:-1])
 
 
-def _consider_ending(session: Session, found: dict[str, float]) -> None:
+def _consider_ending(session: Session, found: dict[str, float], *, rollback: bool) -> bool:
     state, config = session.progress, session.config
     one = state.epoch > 1 and one_class_only(found)
     state.collapsed = state.collapsed + 1 if one else 0
     if state.collapsed >= COLLAPSES:
         text = f"the model calls everything one class, {state.collapsed} epochs in a row"
         session.say(f"warning: {text}; lower --lr, or use --class-weights inverse")
-        if config.on_collapse == "stop":
+        if config.on_collapse == "rollback" and rollback:
+            return True
+        if config.on_collapse != "say":
             state.ended = text
     waited = state.epoch - 1 - state.best_epoch
     if config.patience and waited >= config.patience:
         state.ended = f"no better validation in {waited} epochs"
+    return False
 
 
 def _better(value: float, best: float, monitor: str) -> bool:

@@ -77,6 +77,29 @@ def test_label_smoothing_agrees_with_torch() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighting", ["none", "inverse", "effective"])
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "focal"])
+def test_losses_of_soft_labels_follow_their_formulas(
+    kind: str, weighting: str, smoothing: float
+) -> None:
+    settings = config(loss=kind, class_weights=weighting, label_smoothing=smoothing)
+    z, counts = logits(), [40, 10]
+    soft = torch.rand(6, 2, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    found = build_loss(settings, counts)(z, soft).numpy()
+    w = np.array(class_weights(weighting, counts))
+    t = soft.double().numpy() * (1 - smoothing) + smoothing / 2
+    p = np.exp(z.double().numpy())
+    p /= p.sum(axis=1, keepdims=True)
+    if kind == "cross_entropy":
+        expected = -(w * t * np.log(p)).sum(axis=1)
+    elif kind == "bce":
+        expected = -(w * t).sum(axis=1) * (t * np.log(p)).sum(axis=1)
+    else:
+        expected = -(w * t * (1 - p) ** 2 * np.log(p)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_two_class_losses_refuse_three_classes() -> None:
     with pytest.raises(ValueError, match="are for two classes, the data has 3"):
         build_loss(config(loss="bce"), [1, 1, 1])

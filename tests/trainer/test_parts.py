@@ -1,5 +1,6 @@
 """The parts of a run, each against a formula or what it replaces."""
 
+import json
 import math
 from pathlib import Path
 
@@ -196,6 +197,8 @@ def test_learning_rates() -> None:
     constant = config(schedule="constant", warmup=0.1, lr=1.0)
     assert [learning_rate(constant, s, 100) for s in (10, 99)] == [1.0, 1.0]
     assert 0 < learning_rate(constant, 0, 100) < learning_rate(constant, 9, 100) < 1
+    scaled = config(schedule="constant", lr=1.0, batch_size=64, lr_batch=16, warmup=0.0)
+    assert learning_rate(scaled, 5, 100) == 4.0
 
 
 def test_vectors_are_not_decayed() -> None:
@@ -203,6 +206,23 @@ def test_vectors_are_not_decayed() -> None:
     optimizer = build_optimizer(config(optimizer="sgd", weight_decay=0.1), model)
     decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert [decay[p] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_a_fused_optimizer_does_the_same(kind: str) -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(5, 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    settings, x = config(optimizer=kind, weight_decay=0.1), torch.rand(4, 5)
+    for model, device in zip(models, ("cpu", "cuda"), strict=True):
+        optimizer = build_optimizer(settings, model, torch.device(device))
+        assert bool(optimizer.defaults["fused"]) == (device == "cuda")
+        for _ in range(3):
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 # Checkpoints
@@ -236,7 +256,7 @@ def test_an_optimizer_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
     for a, b in zip(model.parameters(), start, strict=True):
         assert torch.equal(a, b)
     optimizer = build_optimizer(settings, model)
-    saved = checkpoints.load_state(tmp_path / "last")["plain"]
+    saved = json.loads((tmp_path / "last" / "state.json").read_text())["plain"]
     checkpoints.restore_optimizer(
         optimizer, checkpoints.load_tensors(tmp_path / "last", "optimizer"), saved
     )
@@ -250,7 +270,7 @@ def test_checkpoints_without_a_name_are_deleted(tmp_path: Path) -> None:
         checkpoints.save_checkpoint(tmp_path, step, groups, {"step": step}, names)
     folders = sorted(p.name for p in tmp_path.iterdir() if not p.is_symlink())
     assert folders == ["000000001", "000000003"]
-    assert checkpoints.load_state(tmp_path / "best")["step"] == 1
+    assert json.loads((tmp_path / "best" / "state.json").read_text()) == {"step": 1}
     assert checkpoints.load_tensors(tmp_path / "last", "model")["w"][0] == 3
 
 

@@ -1,0 +1,146 @@
+"""Collapse, damaged checkpoints, and what a machine cannot do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.__main__ import main
+from trainer.norms import set_norm
+from trainer.trained import load_trained
+
+TINY = (
+    "unet3d_small", "--crop", "4", "16", "16", "--width", "2", "--epochs", "3",
+    "--batch-size", "32", "--threads", "1", "--schedule", "constant",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(cubes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    main([*TINY, "--epochs", "1", "--memory-format", "channels_last", "--data", cubes,
+          "--out", str(out)])  # fmt: skip
+    return out
+
+
+def train(cubes: str, out: Path, *arguments: str) -> dict[str, Any]:
+    """Train, and return run.json."""
+    main([*TINY, "--memory-format", "contiguous", *arguments, "--data", cubes, "--out", str(out)])
+    document: dict[str, Any] = json.loads((out / "run.json").read_text())
+    return document
+
+
+@pytest.fixture
+def collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every validation but the first find one class alone."""
+    seen = []
+
+    def scores(*_: object) -> dict[str, float]:
+        seen.append(0)
+        recalls = (0.9, 0.9) if len(seen) == 1 else (1.0, 0.0)
+        found = {f"recall_{name}": value for name, value in zip("ab", recalls, strict=True)}
+        return {"loss": 1.0, "balanced_accuracy": sum(recalls) / 2, **found}
+
+    monkeypatch.setattr("trainer.validation.scores", scores)
+
+
+@pytest.mark.usefixtures("collapsed")
+def test_a_collapse_is_said_or_stopped(
+    cubes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "the model calls everything one class, 2 epochs in a row"
+    assert train(cubes, tmp_path / "say", "--epochs", "4")["ended"] is None
+    assert f"warning: {text}" in capsys.readouterr().err
+    stopped = train(cubes, tmp_path / "stop", "--epochs", "5", "--on-collapse", "stop")
+    assert stopped["ended"] == text
+
+
+@pytest.mark.usefixtures("collapsed")
+def test_a_collapse_is_rolled_back_to_the_best_at_half_the_rate(
+    cubes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = train(cubes, tmp_path / "run", "--on-collapse", "rollback", "--log-steps", "1")
+    assert document["ended"].startswith("the model calls everything one class")
+    assert capsys.readouterr().err.count("back to the best checkpoint, at half the rate") == 5
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rates = [row["lr"] for row in rows if row["kind"] == "train" and row["epoch"] == 1]
+    assert sorted(set(rates), reverse=True) == [0.003 / 2**n for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.pop("inputs"),
+            r"state\.json: not a whole checkpoint, it lacks inputs",
+        ),
+        (lambda state: state["inputs"].pop("mean"), r"state\.json: inputs lack mean"),
+        (lambda state: state["config"].pop("model"), r"state\.json: the config lacks model"),
+        (
+            lambda state: state["config"].update(speed=3),
+            r"state\.json: unknown config fields speed",
+        ),
+        (lambda state: state["config"].update(width=3), r"safetensors: not the weights of the mod"),
+        (lambda state: state.update(schema_version=9), r"state\.json: schema version 9, this"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(
+    change: Callable[[dict[str, Any]], object], message: str, trained: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "checkpoints" / "best", folder)
+    state = json.loads((folder / "state.json").read_text())
+    change(state)
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=message):
+        load_trained(folder)
+
+
+def test_damaged_weights_are_refused(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "checkpoints" / "best", folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged"):
+        load_trained(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors: the checkpoint lacks this file"):
+        load_trained(folder)
+
+
+def test_the_memory_format_is_timed_logged_and_forced(
+    trained: Path, cubes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forced = json.loads((trained / "run.json").read_text())
+    assert forced["memory_format"] == "channels_last"
+    capsys.readouterr()
+    main([*TINY, "--epochs", "1", "--data", cubes, "--out", str(tmp_path / "run")])
+    (line,) = [n for n in capsys.readouterr().err.splitlines() if n.startswith("memory format")]
+    chosen = json.loads((tmp_path / "run" / "run.json").read_text())["memory_format"]
+    assert line.startswith(f"memory format {chosen} (contiguous ")
+    assert "channels_last " in line
+
+
+def test_norms_that_share_statistics_are_batch_norms_on_one_rank(
+    cubes: str, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))
+    x = torch.rand(3, 1, 5, 6, 6)
+    expected = model(x)
+    synced, names = set_norm(model, "sync")
+    assert names == ["1"]
+    assert isinstance(synced[1], nn.SyncBatchNorm)
+    torch.testing.assert_close(synced(x), expected)
+    train(cubes, tmp_path / "run", "--norm", "sync", "--epochs", "1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_needs_a_gpu(cubes: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision fp16 needs a GPU and there is none"):
+        train(cubes, tmp_path / "run", "--precision", "fp16")

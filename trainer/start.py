@@ -1,0 +1,128 @@
+"""How a run starts in an empty folder, or goes on in one that has a checkpoint."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from shards.schema import UNLABELLED
+from shards.shardset import ShardSet
+from trainer import state as checkpoints
+from trainer.config import config_to_json
+from trainer.distributed import check_agreement
+from trainer.ema import MovingAverage
+from trainer.losses import build_loss, cross_entropy, one_hot_targets
+from trainer.memory_format import (
+    checkpoint_activations,
+    choose_memory_format,
+    to_memory_format,
+)
+from trainer.models import Classifier, build_classifier, center_crop, inputs_of, without_weights
+from trainer.optim import build_optimizer
+from trainer.preflight import cudnn_version, warnings_for
+from trainer.saving import restore, saved_state
+from trainer.session import Job, Progress, Session, open_stream
+
+TIMED_BATCH = 8  # images with which the memory format is chosen
+
+
+def start_session(
+    job: Job, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
+) -> Session:
+    """Start a run in `job.out`, or continue the one that is there.
+
+    A run on other data, or with another config, is not continued: that is an error, as are
+    unlabelled samples, an unknown model, and images that do not fit it.
+    """
+    _check_labels(shards)
+    config = job.config
+    ranks = accelerator.num_processes
+    if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
+        raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
+    for line in warnings_for(config, torch.__version__, cudnn_version()):
+        say(f"warning: {line}")
+    counts = shards.manifest.splits["train"].class_counts
+    loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
+    saved = saved_state(job, shards)
+    torch.manual_seed(config.seed)
+    net, notes = build_classifier(
+        without_weights(config) if saved else config, inputs_of(shards.manifest)
+    )
+    for line in notes:
+        say(line)
+    progress = Progress(**saved["progress"]) if saved else Progress()
+    stream = open_stream(job, accelerator, shards, progress)
+    check_agreement(accelerator, {**stream.agreement(), "config": config_to_json(config)})
+    net.to(accelerator.device)
+    if saved and job.system.memory_format == "auto":
+        memory_format: str = saved["memory_format"]
+    else:
+        memory_format = _memory_format(job, net, accelerator, shards, say)
+    to_memory_format(net, memory_format)
+    if saved:
+        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
+    if job.system.checkpoint_activations:
+        checkpoint_activations(net)
+    average = MovingAverage(net, config.ema) if config.ema else None
+    if job.system.compile:
+        net.compile()
+    session = Session(
+        job=job,
+        accelerator=accelerator,
+        shards=shards,
+        net=net,
+        model=accelerator.prepare(net),
+        optimizer=accelerator.prepare(build_optimizer(config, net, accelerator.device)),
+        stream=stream,
+        memory_format=memory_format,
+        loss=loss,
+        average=average,
+        progress=progress,
+        say=say,
+    )
+    if saved:
+        restore(session, saved)
+        say(f"continuing {job.out} at epoch {progress.epoch + 1}, step {progress.step}")
+    return session
+
+
+def _check_labels(shards: ShardSet) -> None:
+    for split in ("train", "val"):
+        labels = shards.index(split).label
+        if not len(labels):
+            raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
+        if (labels == UNLABELLED).any():
+            raise ValueError(
+                f"{shards.url}: {int((labels == UNLABELLED).sum())} samples of {split} have no "
+                "label; pack labelled samples alone to train on them"
+            )
+
+
+def _memory_format(
+    job: Job,
+    net: Classifier,
+    accelerator: Accelerator,
+    shards: ShardSet,
+    say: Callable[[str], None],
+) -> str:
+    config = job.config
+    if job.system.memory_format != "auto":
+        return job.system.memory_format
+    count = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
+    images = shards.read_images("train", np.arange(min(count, len(shards.index("train")))))
+    x = center_crop(torch.from_numpy(images), config.crop).to(accelerator.device)
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    targets = one_hot_targets(labels, len(shards.manifest.class_names))
+
+    def step(model: nn.Module) -> Tensor:
+        with accelerator.autocast():
+            return cross_entropy(model(x), targets).mean()
+
+    chosen, seconds = choose_memory_format(net, step, accelerator.device)
+    answer: list[str] = broadcast_object_list([chosen])
+    timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
+    say(f"memory format {answer[0]} ({timing} for {len(x)} images)")
+    return answer[0]
