@@ -74,7 +74,7 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     calibrated = calibrate(test.probabilities)
     model = _axon_model(subject.val, calibrate, subject.num_classes)
     posteriors, neurons_doc = _neurons(test, calibrated, model)
-    odd_rows, suspects_doc = _suspects(subject, test, calibrated, model, posteriors)
+    odd_rows, suspects_doc = _suspects(subject, test)
     tables = tables_of(subject)
     document = {
         "name": subject.name,
@@ -142,7 +142,7 @@ def _scores(test: Scored, swept: Sweep | None) -> dict[str, Any]:
 
 def _calibration(subject: Subject, test: Scored) -> tuple[calibration.Calibrator, dict[str, Any]]:
     if subject.val is None:
-        return lambda values: values, {"chosen": None, "methods": {}}
+        return _same, {"chosen": None, "methods": {}}
     val = subject.val.scored
     chosen = calibration.choose(val.labels, val.probabilities, val.groups)
     fitted = {
@@ -196,19 +196,19 @@ def _neurons(
     }
 
 
-def _suspects(
-    subject: Subject,
-    test: Scored,
-    calibrated: Floats,
-    model: neurons.AxonModel,
-    posteriors: Floats,
-) -> tuple[Ints, dict[str, Any]]:
+def _suspects(subject: Subject, test: Scored) -> tuple[Ints, dict[str, Any]]:
+    if subject.val:
+        belief = suspects.learn(subject.val.scored)
+    else:
+        model = _axon_model(None, _same, subject.num_classes)
+        belief = suspects.Belief(calibrate=_same, model=model)
     ids = subject.test.neuron_ids
-    truth = strata_of(test.labels, test.groups, test.num_groups)
-    mixed = suspects.mixed_neurons(test, calibrated, model, ids)
-    wrong = suspects.mislabelled_neurons(test, posteriors, truth, ids)
-    odd = suspects.odd_synapses(test, calibrated, model)
+    mixed = suspects.mixed_neurons(belief, test, ids)
+    wrong = suspects.mislabelled_neurons(belief, test, ids)
+    odd = suspects.odd_synapses(belief, test)
+    calibrated = belief.calibrate(test.probabilities)
     return odd, {
+        "val_neurons_left_out": belief.left_out,
         "mixed_neurons": {"count": len(mixed), "listed": mixed[: suspects.LISTED]},
         "mislabelled_neurons": {"count": len(wrong), "listed": wrong[: suspects.LISTED]},
         "odd_synapses": {
@@ -216,6 +216,10 @@ def _suspects(
             "listed": suspects.describe(subject.test.frame, odd, calibrated),
         },
     }
+
+
+def _same(probabilities: Floats) -> Floats:
+    return probabilities
 
 
 def _stress(subject: Subject, tau: float | None, name: str) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """What a proofreader should look at: axons that disagree with themselves, synapses with axons.
 
 Evidence (n, k) is the log likelihood of a synapse under each class, from `neurons.evidence_of`.
+The same errors are in validation, where they would teach that nothing is ever sure: what is
+learned there for these lists is learned without the neurons that stand out themselves.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.bootstrap import Scored
-from eval.neurons import AxonModel, evidence_of, group_sums, posterior
+from eval.bootstrap import Scored, strata_of
+from eval.calibration import Calibrator, choose, fit
+from eval.neurons import AxonModel, evidence_of, fit_axon_model, group_sums, posterior
 from eval.predictions import Floats, Ints
+from eval.strata import subset
 
 SHARES = np.arange(0.1, 0.91, 0.1)
 MIXED_AT = float(np.log(20.0))  # twenty times likelier with two classes than with one
@@ -18,6 +23,50 @@ SURE = 0.99
 AGAINST = 0.05  # a synapse is at odds when it gives its axon's class no more than this
 SYNAPSES_AT_LEAST = 4
 LISTED = 50
+FEWEST = 2  # neurons a class to learn from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Belief:
+    """What is held of synapses and axons that are what their label says."""
+
+    calibrate: Calibrator
+    model: AxonModel
+    left_out: int = 0  # validation neurons
+
+
+def learn(val: Scored) -> Belief:
+    """Fit on validation, and twice again without the neurons that the last fit doubts.
+
+    First without all of which it has any doubt, then without those that it would list: a
+    reweighted trimmed fit (Rousseeuw 1984), which a few wrong neurons cannot spoil.
+    """
+    belief = _fit(val)
+    truth = strata_of(val.labels, val.groups, val.num_groups)
+    for mixed_at, sure in ((0.0, 0.0), (MIXED_AT, SURE)):
+        mixture, posteriors = judge(belief, val)
+        other = (posteriors.argmax(axis=1) != truth) & (posteriors.max(axis=1) >= sure)
+        kept = (mixture <= mixed_at) & ~other
+        if np.bincount(truth[kept], minlength=val.probabilities.shape[1]).min() >= FEWEST:
+            left_out = int((~kept).sum())
+            belief = replace(_fit(subset(val, kept[val.groups])), left_out=left_out)
+    return belief
+
+
+def _fit(val: Scored) -> Belief:
+    method = choose(val.labels, val.probabilities, val.groups)
+    calibrate = fit(method, val.labels, val.probabilities)
+    model = fit_axon_model(replace(val, probabilities=calibrate(val.probabilities)))
+    return Belief(calibrate=calibrate, model=model)
+
+
+def judge(belief: Belief, scored: Scored) -> tuple[Floats, Floats]:
+    """Return each neuron's mixture score (m,) and class probabilities (m, k)."""
+    evidence = evidence_of(belief.model, belief.calibrate(scored.probabilities))
+    sums = group_sums(evidence, scored.groups, scored.num_groups)
+    counts = np.bincount(scored.groups, minlength=scored.num_groups)
+    mixture = mixture_scores(belief.model, evidence, scored.groups, scored.num_groups)
+    return mixture, posterior(belief.model, sums, counts)
 
 
 def mixture_scores(model: AxonModel, evidence: Floats, groups: Ints, num_groups: int) -> Floats:
@@ -39,29 +88,28 @@ def mixture_scores(model: AxonModel, evidence: Floats, groups: Ints, num_groups:
     return np.asarray(gain / (1.0 + np.maximum(counts - 1, 0) * model.correlation))
 
 
-def mixed_neurons(
-    scored: Scored, calibrated: Floats, model: AxonModel, neuron_ids: Ints
-) -> list[dict[str, Any]]:
+def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
     """Return neurons that two classes explain better than one, likeliest merge errors first."""
-    scores = mixture_scores(model, evidence_of(model, calibrated), scored.groups, scored.num_groups)
+    mixture, _ = judge(belief, scored)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
-    votes = group_sums(np.eye(calibrated.shape[1])[scored.predicted], scored.groups, len(counts))
-    found = np.flatnonzero((scores > MIXED_AT) & (counts >= SYNAPSES_AT_LEAST))
+    onehot = np.eye(scored.probabilities.shape[1])[scored.predicted]
+    votes = group_sums(onehot, scored.groups, scored.num_groups)
+    found = np.flatnonzero((mixture > MIXED_AT) & (counts >= SYNAPSES_AT_LEAST))
     return [
         {
             "neuron_id": int(neuron_ids[j]),
             "synapses": int(counts[j]),
             "votes": [int(v) for v in votes[j]],
-            "log_ratio": round(float(scores[j]), 2),
+            "log_ratio": round(float(mixture[j]), 2),
         }
-        for j in found[np.argsort(-scores[found], kind="stable")]
+        for j in found[np.argsort(-mixture[found], kind="stable")]
     ]
 
 
-def mislabelled_neurons(
-    scored: Scored, posteriors: Floats, truth: Ints, neuron_ids: Ints
-) -> list[dict[str, Any]]:
+def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
     """Return neurons whose synapses are sure of another class than their label, surest first."""
+    _, posteriors = judge(belief, scored)
+    truth = strata_of(scored.labels, scored.groups, scored.num_groups)
     guess, sure = posteriors.argmax(axis=1), posteriors.max(axis=1)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
     found = np.flatnonzero((guess != truth) & (sure >= SURE) & (counts >= SYNAPSES_AT_LEAST))
@@ -77,15 +125,15 @@ def mislabelled_neurons(
     ]
 
 
-def odd_synapses(scored: Scored, calibrated: Floats, model: AxonModel) -> Ints:
+def odd_synapses(belief: Belief, scored: Scored) -> Ints:
     """Return rows of synapses at odds with their neuron, which is sure without them; worst first.
 
     Possible label or detection errors.
     """
-    m = scored.num_groups
+    model, calibrated = belief.model, belief.calibrate(scored.probabilities)
     evidence = evidence_of(model, calibrated)
-    sums = group_sums(evidence, scored.groups, m)
-    counts = np.bincount(scored.groups, minlength=m)
+    sums = group_sums(evidence, scored.groups, scored.num_groups)
+    counts = np.bincount(scored.groups, minlength=scored.num_groups)
     best = posterior(model, sums, counts).argmax(axis=1)
     own = np.take_along_axis(calibrated, best[scored.groups][:, None], axis=1)[:, 0]
     rows = np.flatnonzero((own <= AGAINST) & (counts[scored.groups] > SYNAPSES_AT_LEAST))

@@ -5,12 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from eval.bootstrap import Scored, strata_of
-from eval.neurons import AxonModel, consensus, fit_axon_model
+from eval.bootstrap import Scored
 from eval.predictions import PredictionsInfo
 from eval.subject import Part, make_part
-from eval.suspects import LISTED, describe, mislabelled_neurons, mixed_neurons, odd_synapses
+from eval.suspects import (
+    LISTED,
+    Belief,
+    describe,
+    learn,
+    mislabelled_neurons,
+    mixed_neurons,
+    odd_synapses,
+)
 
 Make = Callable[..., pd.DataFrame]
 OPTIONS = {"neurons": 80, "synapses": 20, "gain": 3.5, "axon": 0.5}
@@ -21,19 +29,27 @@ def opened(frame: pd.DataFrame) -> tuple[Part, Scored]:
     return part, replace(part.scored, tau=0.5)
 
 
-def model_of(make_predictions: Make) -> AxonModel:
-    return fit_axon_model(opened(make_predictions(1, **OPTIONS))[1])
+@pytest.fixture(scope="module")
+def belief(make_predictions: Make) -> Belief:
+    return learn(opened(make_predictions(1, **OPTIONS))[1])
 
 
-def test_merged_neurons_are_found(make_predictions: Make) -> None:
-    model = model_of(make_predictions)
-    frame = make_predictions(2, **OPTIONS)
-    merged = np.arange(1, 21)  # ten excitatory axons joined to ten inhibitory ones
-    joined = np.isin(frame["neuron_id"], merged)
-    frame.loc[joined, "neuron_id"] = (frame.loc[joined, "neuron_id"] + 1) // 2 + 10_000
+def merged(frame: pd.DataFrame, pairs: int) -> tuple[pd.DataFrame, set[int]]:
+    """Join excitatory axons to inhibitory ones; half of each pair has the wrong label then."""
+    joined = frame["neuron_id"] <= 2 * pairs
+    ids = frame["neuron_id"].where(~joined, (frame["neuron_id"] + 1) // 2 + 10_000)
+    label = frame["label"].where(~joined, ids % 2)
+    return frame.assign(neuron_id=ids, label=label), set(ids[joined])
+
+
+@pytest.mark.parametrize("in_validation", [0, 15])
+def test_merged_neurons_are_found(make_predictions: Make, in_validation: int) -> None:
+    val, _ = merged(make_predictions(1, **OPTIONS), in_validation)
+    belief = learn(opened(val)[1])
+    assert abs(belief.left_out - in_validation) <= 3
+    frame, planted = merged(make_predictions(2, **OPTIONS), 10)
     part, scored = opened(frame)
-    found = mixed_neurons(scored, scored.probabilities, model, part.neuron_ids)
-    planted = set(range(10_001, 10_011))
+    found = mixed_neurons(belief, scored, part.neuron_ids)
     named = {row["neuron_id"] for row in found}
     recall = len(planted & named) / len(planted)
     precision = len(planted & named) / len(named)
@@ -43,25 +59,24 @@ def test_merged_neurons_are_found(make_predictions: Make) -> None:
     assert sum(found[0]["votes"]) == found[0]["synapses"]
 
 
-def test_mislabelled_neurons_are_found(make_predictions: Make) -> None:
-    model = model_of(make_predictions)
+@pytest.mark.parametrize("in_validation", [[], [4, 7, 22, 33, 41, 60, 77]])
+def test_mislabelled_neurons_are_found(make_predictions: Make, in_validation: list[int]) -> None:
+    val = make_predictions(1, **OPTIONS)
+    val["label"] ^= val["neuron_id"].isin(in_validation)
+    belief = learn(opened(val)[1])
     frame = make_predictions(2, **OPTIONS)
-    wrong = frame["neuron_id"].isin([3, 8, 21])
-    frame.loc[wrong, "label"] = 1 - frame.loc[wrong, "label"]
+    frame["label"] ^= frame["neuron_id"].isin([3, 8, 21])
     part, scored = opened(frame)
-    posteriors = consensus(scored, scored.probabilities, model)["correlated"]
-    truth = strata_of(scored.labels, scored.groups, scored.num_groups)
-    found = mislabelled_neurons(scored, posteriors, truth, part.neuron_ids)
+    found = mislabelled_neurons(belief, scored, part.neuron_ids)
     assert {row["neuron_id"] for row in found} == {3, 8, 21}
 
 
-def test_odd_synapses_are_found(make_predictions: Make) -> None:
-    model = model_of(make_predictions)
+def test_odd_synapses_are_found(belief: Belief, make_predictions: Make) -> None:
     frame = make_predictions(2, **OPTIONS)
     rows = np.array([10, 100, 400, 700])
     frame.loc[rows, "probability"] = np.where(frame.loc[rows, "label"] == 1, 0.001, 0.999)
     part, scored = opened(frame)
-    found = odd_synapses(scored, scored.probabilities, model)
+    found = odd_synapses(belief, scored)
     assert set(rows) <= set(found[:12].tolist())
     right = scored.predicted == scored.labels
     assert not right[found].any()
@@ -70,8 +85,12 @@ def test_odd_synapses_are_found(make_predictions: Make) -> None:
     assert listed[0]["synapse_id"] == int(frame["synapse_id"].iloc[int(found[0])])
 
 
-def test_clean_neurons_are_left_alone(make_predictions: Make) -> None:
-    model = model_of(make_predictions)
+def test_clean_neurons_are_left_alone(belief: Belief, make_predictions: Make) -> None:
     part, scored = opened(make_predictions(3, **OPTIONS))
-    found = mixed_neurons(scored, scored.probabilities, model, part.neuron_ids)
+    found = mixed_neurons(belief, scored, part.neuron_ids)
     assert len(found) <= 1
+
+
+def test_too_few_neurons_are_all_learned_from(make_predictions: Make) -> None:
+    frame, _ = merged(make_predictions(1, neurons=6, synapses=20, gain=3.5), 2)
+    assert learn(opened(frame)[1]).left_out == 0
