@@ -26,8 +26,8 @@ def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int,
     """Write a PNG with a column an image and a row an operation; return the number of rows.
 
     Images are training samples, cropped as the recipe crops them; a cube is shown by its middle
-    section, and below by its middle plane across the sections. Operations of a probability are
-    shown where they happen.
+    section, and below by its middle plane across the sections, or by those that an operation of
+    its own changed most. Operations of a probability are shown where they happen.
     """
     with open_shards(data) as shards:
         build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
@@ -37,12 +37,15 @@ def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int,
         image = shards.manifest.image
     em = tuple(i for i, name in enumerate(image.channels) if name == "em")
     aspect = image.voxel_size_nm[0] / image.voxel_size_nm[2]
-    lines = []
+    lines: list[tuple[str, list[Gray]]] = []
+    plain = augment_batch(x, rows, PLAIN, crop=config.crop, seed=seed, epoch=0).float().numpy()
     for title, augment, epoch in _operations(config.augment):
         done = augment_batch(
             x, rows, augment, crop=config.crop, seed=seed, epoch=epoch, em=em or (0,)
         )
-        lines.append((title, [_view(one, aspect) for one in done.float().numpy()]))
+        done = done.float()
+        pairs = zip(done.numpy(), done.numpy() if augment == config.augment else plain, strict=True)
+        lines.append((title, [_view(one[0], before[0], aspect) for one, before in pairs]))
     with atomic_write(out) as file:
         _drawn(lines).save(file, format="PNG")
     return len(lines)
@@ -63,15 +66,23 @@ def _operations(augment: Augment) -> Iterator[tuple[str, Augment, int]]:
         yield f"all together, epoch {epoch + 1}", augment, epoch
 
 
-def _view(image: npt.NDArray[np.float32], aspect: float) -> Gray:
-    """Return the first channel (y, x) of an image, of a cube with its middle x-z plane below."""
-    gray: Gray = np.clip(np.rint(image[0]), 0, 255).astype(np.uint8)
+def _view(image: npt.NDArray[np.float32], before: npt.NDArray[np.float32], aspect: float) -> Gray:
+    """Return an image (y, x), or a section of a cube (z, y, x) with an x-z plane below."""
+    gray: Gray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     if gray.ndim == 2:
         return gray
-    across = Image.fromarray(gray[:, gray.shape[1] // 2])
+    change = np.abs(image - before)
+    z, y = (_place(change.mean(axis=axes)) for axes in ((1, 2), (0, 2)))
+    across = Image.fromarray(gray[:, y])
     across = across.resize((across.width, round(across.height * aspect)), Image.Resampling.NEAREST)
     gap = np.full((2, gray.shape[2]), 255, np.uint8)
-    return np.concatenate([gray[gray.shape[0] // 2], gap, np.asarray(across)])
+    return np.concatenate([gray[z], gap, np.asarray(across)])
+
+
+def _place(change: npt.NDArray[np.float32]) -> int:
+    """Return the middle, or the place of the largest change where the middle has little of it."""
+    middle, most = len(change) // 2, int(change.argmax())
+    return most if change[most] > 2.0 * change[middle] else middle
 
 
 def _drawn(lines: list[tuple[str, list[Gray]]]) -> Image.Image:
