@@ -1,80 +1,96 @@
 """Streaming over a link of limited rate and some latency, with and without failing requests.
 
-    python benchmarks/remote.py --folder runs/bench/cube/shards
+    python benchmarks/remote.py --folder runs/bench/cube/shards --scheme http|s3
 
-Serves the shards on loopback through a server that holds all connections together to `--rate` and
-answers each request `--latency` late; then reads two epochs into a new cache, with windows of
-shards, and again with `--failing` of the requests failing (503, reset, cut short, slow). Says each
-epoch's share of the link and of a local epoch, and compares every byte.
+nginx serves the shards on loopback behind a gate (see gate.py) that lets `--rate` bytes a second
+through and answers each request `--latency` late; they are asked for as files or, signed, as S3
+objects (the bucket's list is a file, too). Reads two epochs into a new cache, in windows of shards,
+then again with `--failing` of the requests failing. Says each epoch's share of the link and of a
+local epoch, and compares every byte.
 """
 
 import argparse
+import getpass
 import hashlib
-import random
+import os
+import socket
+import subprocess
+import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shards.cache import CacheSpec
 from shards.order import OrderSpec
-from shards.serve import RangeHandler, serving
 from shards.shardset import open_shards
 from shards.stream import Stream
 
-PIECE = 64 << 10
 ORDER = OrderSpec(window_shards=2)
+NGINX = """daemon off; user {user}; error_log stderr crit; pid {home}/pid; events {{}}
+http {{ access_log off; sendfile on; keepalive_requests 100000;
+  server {{ listen 127.0.0.1:{port}; root {home};
+    location = /bench {{ default_type application/xml; try_files /list.xml =404; }} }} }}"""
+LIST = """<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bench</Name>
+<Prefix>set/</Prefix><KeyCount>{count}</KeyCount><MaxKeys>1000</MaxKeys>
+<IsTruncated>false</IsTruncated>{objects}</ListBucketResult>"""
+OBJECT = """<Contents><Key>set/{name}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>
+<ETag>"x"</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"""
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
 
 
-class Link:
-    """A rate that all connections share."""
-
-    def __init__(self, bytes_per_s: float) -> None:
-        self._rate, self._lock = bytes_per_s, threading.Lock()
-        self._free_at = 0.0
-
-    def wait(self, count: int) -> None:
-        """Return when `count` bytes have had their turn."""
-        with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
-            until = self._free_at
-        time.sleep(max(0.0, until - time.monotonic()))
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a process as long as the context."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
-class SlowHandler(RangeHandler):
-    """Sends through the link; fails as often as told."""
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
-    link: Link
-    latency = 0.0
-    failing = 0.0
 
-    def answer(self, *, with_body: bool) -> None:
-        """Answer late, or not."""
-        time.sleep(self.latency)
-        self.fault = random.choice(("503", "reset", "cut", "slow"))
-        if not self.path.endswith(".tar") or random.random() >= self.failing:
-            self.fault = ""
-        if self.fault == "503":
-            self.send_error(503)
+def wait_for(port: int) -> None:
+    """Return once somebody listens."""
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.05)
         else:
-            super().answer(with_body=with_body)
+            return
+    raise RuntimeError(f"nothing listens on {port}")
 
-    def send_bytes(self, path: Path, start: int, stop: int) -> None:
-        """Send at the link's rate."""
-        if self.fault == "slow":
-            time.sleep(1.0)
-        if self.fault in ("cut", "reset"):
-            stop = start if self.fault == "reset" else start + (stop - start) // 2
-        with path.open("rb") as file:
-            file.seek(start)
-            while start < stop:
-                data = file.read(min(PIECE, stop - start))
-                self.link.wait(len(data))
-                self.wfile.write(data)
-                start += len(data)
-        if self.fault in ("cut", "reset"):
-            self.close_connection = True
-            self.connection.close()
+
+@contextmanager
+def served(kind: str, folder: Path) -> Iterator[tuple[int, str]]:
+    """Serve a shard set; yield the port, and the URL where {port} stands for the one to ask at."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        (Path(home) / "bench").mkdir()
+        (Path(home) / "bench" / "set").symlink_to(folder.resolve())
+        files = [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())]
+        objects = "".join(OBJECT.format(name=name, size=size) for name, size in files)
+        (Path(home) / "list.xml").write_text(LIST.format(count=len(files), objects=objects))
+        conf = Path(home) / "nginx.conf"
+        conf.write_text(NGINX.format(home=home, port=port, user=getpass.getuser()))
+        with running(["nginx", "-c", str(conf), "-p", home]):
+            wait_for(port)
+            os.environ.update(KEYS)
+            yield port, "s3://bench/set" if kind == "s3" else "http://127.0.0.1:{port}/bench/set"
 
 
 def epochs(url: str, cache: CacheSpec | None, batch_size: int) -> tuple[list[float], str]:
@@ -92,29 +108,42 @@ def epochs(url: str, cache: CacheSpec | None, batch_size: int) -> tuple[list[flo
     return seconds, digest.hexdigest()
 
 
+def measure(args: argparse.Namespace, port: int, url: str) -> None:
+    """Print the figures of both passes through the gate."""
+    size = sum(path.stat().st_size for path in args.folder.glob("train*.tar"))
+    local, expected = epochs(str(args.folder), None, args.batch_size)
+    print(f"local: {size / local[0] / 1e6:.0f} and {size / local[1] / 1e6:.0f} MB/s")
+    gate = [sys.executable, str(Path(__file__).with_name("gate.py")), str(port)]
+    whole = 0.0
+    for failing in (0.0, args.failing):
+        command = [*gate, str(args.rate), str(args.latency), str(failing)]
+        with tempfile.TemporaryDirectory() as folder, running(command) as process:
+            assert process.stdout is not None
+            at = process.stdout.readline().strip()
+            os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{at}"
+            cache = CacheSpec(folder=Path(folder), limit_bytes=2 * size)
+            seconds, found = epochs(url.format(port=at), cache, args.batch_size)
+        whole = whole or seconds[0]
+        verdict = "right" if found == expected else "WRONG"
+        print(
+            f"{failing:.0%} failing: first epoch {size / seconds[0] / args.rate:.2f} of the link "
+            f"({seconds[0] / whole:.2f} times the time without faults), second "
+            f"{local[1] / seconds[1]:.2f} of local, bytes {verdict}"
+        )
+
+
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/cube/shards"))
+    parser.add_argument("--scheme", choices=("http", "s3"), default="http")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=200e6, help="bytes a second")
     parser.add_argument("--latency", type=float, default=0.02, help="seconds a request")
     parser.add_argument("--failing", type=float, default=0.05, help="share of requests")
     args = parser.parse_args()
-    size = sum(path.stat().st_size for path in args.folder.glob("train*.tar"))
-    local, expected = epochs(str(args.folder), None, args.batch_size)
-    print(f"local: {size / local[0] / 1e6:.0f} and {size / local[1] / 1e6:.0f} MB/s")
-    for failing in (0.0, args.failing):
-        settings = {"link": Link(args.rate), "latency": args.latency, "failing": failing}
-        handler = type("Handler", (SlowHandler,), settings)
-        with tempfile.TemporaryDirectory() as folder, serving(args.folder, handler=handler) as url:
-            cache = CacheSpec(folder=Path(folder), limit_bytes=2 * size)
-            seconds, found = epochs(url, cache, args.batch_size)
-        print(
-            f"{failing:.0%} failing: first epoch {size / seconds[0] / args.rate:.2f} of the link, "
-            f"second {local[1] / seconds[1]:.2f} of local, bytes "
-            f"{'right' if found == expected else 'WRONG'}"
-        )
+    with served(args.scheme, args.folder) as (port, url):
+        measure(args, port, url)
 
 
 if __name__ == "__main__":
