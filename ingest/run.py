@@ -192,7 +192,7 @@ def _processes(count: int) -> Any:
 def _local(**shape: Any) -> Any:
     from distributed import LocalCluster
 
-    quiet = {"dashboard_address": ":0", "memory_limit": 0, "silence_logs": "ERROR"}
+    quiet = {"dashboard_address": ":0", "memory_limit": 0, "silence_logs": "CRITICAL"}
     return _untyped(LocalCluster)(**quiet, **shape)
 
 
