@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from eval.predictions import read_predictions
 from trainer.stopping import REQUEUE
 
 TINY = (
@@ -105,16 +106,68 @@ def test_a_signal_saves_and_asks_to_be_queued_again(
     assert_same_bits(tmp_path / "run", unbroken)
 
 
+# Without batch norm and dropout ranks change nothing but rounding. With SGD: Adam divides by the
+# gradient's size and so makes rounding as large as a step.
+RANKS = (
+    *TINY, "--norm", "group", "--dropout", "0", "--batch-size", "16", "--optimizer", "sgd",
+    "--ema", "0.9", "--threads", "1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_rank(cubes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps on one rank, with predictions."""
+    from trainer.__main__ import main
+
+    out = tmp_path_factory.mktemp("one") / "run"
+    main([*RANKS, "--data", cubes, "--out", str(out)])
+    main(["predict", str(out), "--split", "val", "--checkpoint", "last", "--threads", "1"])
+    return out
+
+
+def assert_alike(a: Path, b: Path) -> None:
+    for stem in ("model", "average"):
+        left, right = weights(a, stem), weights(b, stem)
+        for name, value in left.items():
+            np.testing.assert_allclose(right[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
+    for one, other in zip(validations(a), validations(b), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)
+
+
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_does(cubes: str, run: Run, tmp_path: Path) -> None:
-    # SGD: Adam divides by the gradient's size and so makes rounding as large as a step.
-    settings = ("--norm", "group", "--dropout", "0", "--batch-size", "16", "--optimizer", "sgd")
-    command = (*TINY, *settings, "--data", cubes)
-    run(*command, "--out", tmp_path / "one")
-    run(*command, "--out", tmp_path / "two", ranks=2)
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["world_size"] == 2
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
-    for a, b in zip(validations(tmp_path / "one"), validations(tmp_path / "two"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
+def test_two_ranks_learn_and_predict_what_one_does(
+    cubes: str, one_rank: Path, run: Run, tmp_path: Path
+) -> None:
+    two = tmp_path / "two"
+    run(*RANKS, "--accumulate", "2", "--data", cubes, "--out", two, ranks=2)
+    assert json.loads((two / "run.json").read_text())["world_size"] == 2
+    assert_alike(one_rank, two)
+    run("predict", one_rank, "--split", "val", "--checkpoint", "last", "--out", two, ranks=2)
+    found, expected = (
+        read_predictions(folder / "predictions" / "val.parquet")[0] for folder in (two, one_rank)
+    )
+    assert found["key"].tolist() == expected["key"].tolist()
+    np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_two_ranks_began_one_rank_ends(
+    cubes: str, one_rank: Path, launch: Launch, tmp_path: Path
+) -> None:
+    from trainer.__main__ import main as alone
+
+    command = [*RANKS, "--data", cubes, "--out", str(tmp_path / "run")]
+    first = launch(*command, "--checkpoint-steps", "3", ranks=2)
+    wait_for_step(tmp_path / "run", 3, first)
+    ranks = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    for rank in ranks:  # each is a session of its own
+        os.kill(int(rank), signal.SIGKILL)
+    assert len(ranks) >= 2
+    first.communicate()
+    assert first.returncode != 0
+    begun = state(tmp_path / "run")
+    assert begun["world_size"] == 2
+    assert 0 < begun["progress"]["step"] < 10, "the kill must fall in mid-epoch"
+    alone(command)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 1
+    assert_alike(one_rank, tmp_path / "run")
