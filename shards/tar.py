@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_UNHASHED = 32  # samples that wait to be hashed: bounds memory
+MAX_UNHASHED = 1 << 20  # bytes that wait to be hashed: what is still in the processor's cache
 Part = bytes | memoryview
 
 
@@ -25,7 +25,8 @@ class TarWriter:
         self._file = file
         self._sha256 = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="shards-hash")
-        self._unhashed: deque[Future[None]] = deque()
+        self._unhashed: deque[tuple[int, Future[None]]] = deque()  # where each one ends
+        self._hashed = 0
         self.offset = 0
 
     def add(self, members: Sequence[tuple[str, Sequence[Part]]]) -> list[int]:
@@ -48,11 +49,12 @@ class TarWriter:
         return self._sha256.hexdigest()
 
     def _write(self, data: bytes) -> None:
-        if len(self._unhashed) >= MAX_UNHASHED:
-            self._unhashed.popleft().result()
-        self._unhashed.append(self._hasher.submit(self._sha256.update, data))
-        self._file.write(data)
         self.offset += len(data)
+        while self._unhashed and self.offset - self._hashed > MAX_UNHASHED:
+            self._hashed, done = self._unhashed.popleft()
+            done.result()
+        self._unhashed.append((self.offset, self._hasher.submit(self._sha256.update, data)))
+        self._file.write(data)
 
 
 def header(name: str, size: int) -> bytes:
