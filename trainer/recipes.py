@@ -8,25 +8,23 @@ from trainer.config import Augment, Config
 # The earlier work's: flips, rotation, blur of 3 pixels, torchvision's ColorJitter.
 EARLIER = Augment(turn=False, rotate=10.0, blur_p=1.0, brightness=0.2, contrast=0.1)
 STRONG_2D = Augment(
-    shift_vx=10,
-    rotate=20.0,
-    scale=0.1,
-    elastic_vx=2.0,
-    brightness=0.1,
-    contrast=0.2,
-    gamma=0.2,
-    noise=0.05,
-    blur_p=0.2,
-    cutout_p=0.1,
+    shift_vx=8,
+    rotate=10.0,
+    scale=0.05,
+    brightness=0.05,
+    contrast=0.15,
+    gamma=0.1,
+    noise=0.02,
+    blur_p=0.1,
 )
 STRONG_3D = replace(
     STRONG_2D,
-    section_brightness=0.05,
-    section_contrast=0.1,
-    missing_p=0.1,
-    blurred_p=0.1,
-    slip_p=0.1,
-    step_p=0.1,
+    section_brightness=0.03,
+    section_contrast=0.05,
+    missing_p=0.05,
+    blurred_p=0.05,
+    slip_p=0.05,
+    step_p=0.05,
 )
 
 
@@ -76,18 +74,19 @@ def resnet18_25d() -> Config:
 
 
 def resnet18_2d_strong() -> Config:
-    """ResNet-18 on 2D patches with every augmentation for EM, averaged weights, AdamW."""
+    """ResNet-18 on 2D patches: mild augmentation for EM, one rise and fall of the rate, EMA."""
     return replace(
         resnet18_2d(),
         crop=(192, 192),
         augment=STRONG_2D,
         optimizer="adamw",
         lr=1e-3,
-        weight_decay=0.05,
-        warmup=0.1,
+        schedule="one_cycle",
+        weight_decay=1e-2,
+        warmup=0.25,
         clip_norm=1.0,
-        label_smoothing=0.05,
-        ema=0.999,
+        batch_size=16,
+        ema=0.99,
         balance="class",
     )
 
@@ -154,16 +153,16 @@ def unet3d() -> Config:
 
 
 def unet3d_strong() -> Config:
-    """U-Net encoder on 3D cubes with every augmentation for EM, averaged weights."""
+    """U-Net encoder on 3D cubes: mild augmentation for EM, one rise and fall of the rate, EMA."""
     return replace(
-        unet3d(),
+        unet3d_small(),
         crop=(24, 112, 112),
         width=32,
-        class_weights="none",
-        balance="class",
         augment=replace(STRONG_3D, shift_vx=8),
-        label_smoothing=0.05,
-        ema=0.999,
+        epochs=30,
+        loss="focal",
+        ema=0.99,
+        balance="class",
     )
 
 
