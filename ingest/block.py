@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from ingest.config import JobConfig, QcConfig
 from ingest.cut import boxes_of
+from ingest.images import read_image
 from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
+from ingest.masks import fill_masks, open_segmentation
 from ingest.qc import Quality, flags, measure, reject_reason
 from ingest.volumes import Volume, open_volume
 from shards.schema import SAMPLE_COLUMNS
@@ -42,6 +44,7 @@ class Opened:
 
     plan: Plan
     volumes: dict[int, Volume] = field(default_factory=dict)
+    segmentations: dict[int, Volume] = field(default_factory=dict)  # for the masks of each mip
     stacks: dict[str, Images] = field(default_factory=dict)
 
     def volume(self, mip: int) -> Volume:
@@ -53,17 +56,25 @@ class Opened:
             )
         return self.volumes[mip]
 
+    def segmentation(self, mip: int) -> Volume:
+        """Return the segmentation that masks of a scale's voxels are cut from, opened once."""
+        if mip not in self.segmentations:
+            size = self.volume(mip).scale.voxel_size_nm
+            self.segmentations[mip] = open_segmentation(self.plan.job, size)
+        return self.segmentations[mip]
+
     def stack(self, view: str, count: int) -> Images:
         """Return room for the images of a block (n, c, [z], y, x); it holds those of the last."""
         if view not in self.stacks:
             job = self.plan.job
-            shape = job.samples_per_block, *job.samples.views[view].image_shape
+            shape = job.samples_per_block, *job.samples.image_shape(view)
             self.stacks[view] = np.empty(shape, dtype=np.uint8)
         return self.stacks[view][:count]
 
     def counted(self, name: str) -> int:
         """Return a count of all volumes so far: `requests` or `bytes` read."""
-        return sum(volume.counts.get(name, 0) for volume in self.volumes.values())
+        opened = (*self.volumes.values(), *self.segmentations.values())
+        return sum(volume.counts.get(name, 0) for volume in opened)
 
 
 _kept = threading.local()
@@ -130,37 +141,51 @@ def _cut(
     images = {name: opened.stack(name, len(samples)) for name in views}
     quality: dict[str, list[Quality]] = {name: [] for name in views}
     reasons = np.full(len(samples), "", dtype=object)
-    for mip in sorted({view.mip for view in views.values()}):
-        here = {name: images[name] for name, view in views.items() if view.mip == mip}
-        for row, name, found in _cutouts(samples, opened, job, mip, here):
-            image = images[name][row]
-            if not found:
-                image[...] = 0
-            quality[name].append(measure(image))
-            reason = reject_reason(quality[name][-1], job.qc) if found else "missing_data"
-            reasons[row] = reasons[row] or reason
+    for row, name, found in _filled(samples, opened, images):
+        image = images[name][row]
+        if not found:
+            image[...] = 0
+        quality[name].append(measure(image))
+        reason = reject_reason(quality[name][-1], job.qc) if found else "missing_data"
+        reasons[row] = reasons[row] or reason
     return images, quality, reasons
 
 
-def _cutouts(
-    samples: pd.DataFrame, opened: Opened, job: JobConfig, mip: int, images: dict[str, Images]
+def _filled(
+    samples: pd.DataFrame, opened: Opened, images: dict[str, Images]
 ) -> Iterator[tuple[int, str, bool]]:
-    """Fill images, sample by sample, so that the views of one share their chunks.
+    """Fill images, and yield row, view and whether there is anything for it."""
+    job = opened.plan.job
+    if job.has_images:
+        ((name, stack),) = images.items()
+        for row, file in enumerate(samples.file):
+            stack[row] = read_image(Path(job.volume.path) / file, stack.shape[1:])
+            yield row, name, True
+        return
+    for mip in sorted({view.mip for view in job.samples.views.values()}):
+        here = {name: images[name] for name, view in job.samples.views.items() if view.mip == mip}
+        yield from _cutouts(samples, opened, mip, here)
 
-    Yields row, view and whether the volume holds voxels there.
-    """
-    volume = opened.volume(mip)
-    views = [job.samples.views[name] for name in images]
-    boxes = [boxes_of(samples, view, volume.scale.voxel_size_nm) for view in views]
+
+def _cutouts(
+    samples: pd.DataFrame, opened: Opened, mip: int, images: dict[str, Images]
+) -> Iterator[tuple[int, str, bool]]:
+    """Fill images out of one scale, sample by sample, so that the views of one share chunks."""
+    config, volume = opened.plan.job.samples, opened.volume(mip)
+    voxel_size_nm = volume.scale.voxel_size_nm
+    views = [config.views[name] for name in images]
+    by_view = [boxes_of(samples, view, voxel_size_nm) for view in views]
+    boxes = [box for row in zip(*by_view, strict=True) for box in row]
     cubes = [
-        [image[:1].reshape(1, *view.size_zyx) for image in stack]
-        for stack, view in zip(images.values(), views, strict=True)
+        image.reshape(len(config.channels), *view.size_zyx)
+        for row in zip(*images.values(), strict=True)
+        for image, view in zip(row, views, strict=True)
     ]
-    cutouts = volume.read_many(
-        [box for row in zip(*boxes, strict=True) for box in row],
-        [image for row in zip(*cubes, strict=True) for image in row],
-    )
-    for number, cutout in enumerate(cutouts):
+    if masks := config.channels[1:]:
+        roots = samples[[f"{name}_root_id" for name in masks]].to_numpy().repeat(len(views), axis=0)
+        parts = [cube[1:] for cube in cubes]
+        fill_masks(parts, roots.tolist(), boxes, voxel_size_nm, opened.segmentation(mip))
+    for number, cutout in enumerate(volume.read_many(boxes, [cube[:1] for cube in cubes])):
         row, place = divmod(number, len(views))
         yield row, list(images)[place], cutout is not None
 

@@ -19,6 +19,7 @@ from ingest.splits import (
     keep_per_group,
     keep_quota,
     split_by_group,
+    split_by_name,
     split_by_position,
 )
 from shards.overlap import overlaps
@@ -27,6 +28,7 @@ from shards.schema import SPLITS
 TRAIN, VAL, TEST = range(len(SPLITS))
 AXIS_COLUMNS = {"x": 2, "y": 1, "z": 0}
 NM_PER_UM = 1000.0
+NEURONS_UNKNOWN = "samples of unknown neuron: whether splits share neurons is unknown"
 
 
 def choose(
@@ -38,10 +40,10 @@ def choose(
     """
     config = job.splits
     if config.max_per_neuron is not None:
-        neurons = samples.neuron_id.to_numpy()
+        neurons = _neurons(samples, job)
         keep = keep_per_group(neurons, config.max_per_neuron, config.seed)
         samples = _keep(samples, keep, "over max_per_neuron", funnel)
-    samples = samples.assign(split=_splits(samples, config, scales))
+    samples = samples.assign(split=_splits(samples, job, scales))
     held_out = {split: most for split, most in config.max_per_class.items() if split != "train"}
     samples = _keep(samples, _quota(samples, held_out, config), "over max_per_class", funnel)
     guarded = []
@@ -50,13 +52,19 @@ def choose(
         guarded.append(samples[shared].assign(reason="shared_post_neuron"))
         samples = _keep(samples, ~shared, "postsynaptic neuron in a later split", funnel)
     leaks = _overlaps(samples, job, scales)
-    if config.overlap == "drop":
+    if not job.has_positions:
+        funnel.note("samples of unknown place: whether splits overlap is unknown", len(samples))
+    elif config.overlap == "drop":
         guarded.append(samples[leaks].assign(reason="overlaps_held_out"))
         samples = _keep(samples, ~leaks, "training image overlaps a val or test image", funnel)
     else:
         funnel.note("training images that overlap a val or test image, kept", int(leaks.sum()))
     train = {split: most for split, most in config.max_per_class.items() if split == "train"}
     samples = _keep(samples, _quota(samples, train, config), "over max_per_class, train", funnel)
+    if not job.has_neurons:
+        funnel.note(NEURONS_UNKNOWN, len(samples))
+    elif both := _shared_neurons(samples):
+        funnel.note("neurons with samples in more than one split", both)
     rejects = pd.concat(guarded) if guarded else samples.iloc[:0].assign(reason="")
     return samples, rejects
 
@@ -71,11 +79,21 @@ def _quota(samples: pd.DataFrame, most: Mapping[str, int], config: SplitConfig) 
     return keep_quota(splits, labels, most, config.seed)
 
 
-def _splits(samples: pd.DataFrame, config: SplitConfig, scales: Mapping[int, Scale]) -> Splits:
-    labels, points = samples.label.to_numpy(), points_nm(samples)
+def _neurons(samples: pd.DataFrame, job: JobConfig) -> Ints:
+    """Return the samples' neurons; where none is known, each sample is one of its own."""
+    return (samples.neuron_id if job.has_neurons else samples.synapse_id).to_numpy(np.int64)
+
+
+def _shared_neurons(samples: pd.DataFrame) -> int:
+    return int((samples.groupby("neuron_id").split.nunique() > 1).sum())
+
+
+def _splits(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]) -> Splits:
+    config, labels, points = job.splits, samples.label.to_numpy(), points_nm(samples)
     if config.by == "neuron":
-        ids = samples.neuron_id.to_numpy()
-        return split_by_group(ids, labels, config.fractions, config.seed)
+        return split_by_group(_neurons(samples, job), labels, config.fractions, config.seed)
+    if config.by == "column":
+        return split_by_name(samples[config.column], where=job.synapses.path)
     if config.by == "block":
         cells = np.floor(points / (config.block_um * NM_PER_UM)).astype(np.int64)
         _, block = np.unique(cells, axis=0, return_inverse=True)
@@ -102,6 +120,8 @@ def _overlaps(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]
     """Return which training samples share a voxel with a held-out one, in any view."""
     train = samples.split.to_numpy() == TRAIN
     found = np.zeros(len(samples), dtype=bool)
+    if not job.has_positions:
+        return found
     for view in job.samples.views.values():
         centers = centers_vx(samples, scales[view.mip].voxel_size_nm)
         found[train] |= overlaps(centers[train], centers[~train], view.size_zyx)

@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import deflate
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image as Picture
 from ingest.geometry import Triple
 
 Image = npt.NDArray[np.uint8]
+Voxels = npt.NDArray[Any]  # grey values, or ids of segments
 Buffer = memoryview | bytes | bytearray
 
 ATTEMPTS = 4
@@ -37,14 +39,10 @@ def _png(data: Buffer) -> Image:
         return np.asarray(picture.convert("L"), dtype=np.uint8).reshape(-1)
 
 
-# Encodings of an `info` that can be read here; CloudVolume reads the others.
+SEGMENTS = "compressed_segmentation"
 DECODERS: dict[str, Callable[[Buffer], Image]] = {"raw": _raw, "jpeg": _jpeg, "png": _png}
-
-
-def is_gzip(data: Buffer, encoding: str, shape: Triple) -> bool:
-    """Whether a chunk's file is compressed as a whole, which no `info` says."""
-    stored_plain = encoding == "raw" and len(data) == np.prod(shape)
-    return not stored_plain and bytes(data[:2]) == GZIP_MAGIC
+# Encodings of an `info` that can be read here; CloudVolume reads the others.
+READABLE = (*DECODERS, SEGMENTS)
 
 
 def gunzip(data: Buffer) -> bytearray:
@@ -62,21 +60,29 @@ class Decoder:
     encoding: str
     gzip: bool
     where: str
+    dtype: str = "uint8"
+    block_xyz: Triple = (8, 8, 8)  # of compressed_segmentation
 
     def __post_init__(self) -> None:
-        if self.encoding not in DECODERS:
+        if self.encoding not in READABLE:
             raise ValueError(
                 f"{self.where}: encoding {self.encoding!r} cannot be read by byte ranges, only "
-                f"{', '.join(DECODERS)}; set volume.reader to cloudvolume in the config"
+                f"{', '.join(READABLE)}; set volume.reader to cloudvolume in the config"
             )
+
+    def is_gzip(self, data: Buffer, shape: Triple) -> bool:
+        """Whether a chunk's file is compressed as a whole, which no `info` says."""
+        size = np.prod(shape) * np.dtype(self.dtype).itemsize
+        stored_plain = self.encoding == "raw" and len(data) == size
+        return not stored_plain and bytes(data[:2]) == GZIP_MAGIC
 
     def persist(
         self, data: Buffer, shape: Triple, again: Callable[[], Buffer | None], *, what: str
-    ) -> Image:
+    ) -> Voxels:
         """Return a chunk's voxels (z, y, x); while it is damaged, `again` fetches it anew."""
         for attempt in range(ATTEMPTS):
             try:
-                return decode(gunzip(data) if self.gzip else data, self.encoding, shape)
+                return self._voxels(gunzip(data) if self.gzip else data, shape)
             except DamagedChunkError as error:
                 failure = error
             if attempt + 1 < ATTEMPTS:
@@ -86,16 +92,34 @@ class Decoder:
             "bad; leave its samples out or read another mirror"
         )
 
+    def _voxels(self, data: Buffer, shape: Triple) -> Voxels:
+        if self.encoding == SEGMENTS:
+            return decode_segments(data, shape, self.dtype, self.block_xyz)
+        return decode(data, self.encoding, shape, self.dtype)
 
-def decode(data: Buffer, encoding: str, shape: Triple) -> Image:
+
+def decode(data: Buffer, encoding: str, shape: Triple, dtype: str = "uint8") -> Voxels:
     """Return a chunk's voxels (z, y, x).
 
     Gzip and PNG carry checksums, raw data its length; of JPEG only what breaks the decoder shows.
     """
     try:
-        image = DECODERS[encoding](data)
+        voxels = DECODERS[encoding](data).view(dtype)
     except (ValueError, OSError, SyntaxError, struct.error) as error:
         raise DamagedChunkError(f"{encoding}: {error}") from None
-    if image.size != np.prod(shape):
-        raise DamagedChunkError(f"{encoding}: {image.size} voxels, expected {shape}")
-    return image.reshape(shape)
+    if voxels.size != np.prod(shape):
+        raise DamagedChunkError(f"{encoding}: {voxels.size} voxels, expected {shape}")
+    return voxels.reshape(shape)
+
+
+def decode_segments(data: Buffer, shape: Triple, dtype: str, block_xyz: Triple) -> Voxels:
+    """Return the ids (z, y, x) of a chunk of `compressed_segmentation`."""
+    import compressed_segmentation  # type: ignore[import-not-found]
+
+    try:
+        voxels_xyz = compressed_segmentation.decompress(
+            bytes(data), shape[::-1], np.dtype(dtype), block_xyz, order="F"
+        )
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise DamagedChunkError(f"{SEGMENTS}: {error}") from None
+    return np.asarray(voxels_xyz.reshape(shape[::-1], order="F").T)

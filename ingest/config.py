@@ -15,6 +15,7 @@ from shards.schema import SPLITS, VIEWS
 
 Record = TypeVar("Record")
 Center = Literal["pre", "ctr", "post"]
+Channel = Literal["em", "pre", "post"]
 Source = Literal["files", "cave"]
 Tier = Literal["manual", "agreeing", "single"]
 
@@ -25,31 +26,35 @@ class VolumeConfig:
 
     `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
     `tiff`: one file of pages, or a folder of sections in the order of their names.
+    `images`: no volume, but a folder of images that exist already, a TIFF or PNG file a sample.
     """
 
     path: str
-    format: Literal["precomputed", "tiff"] = "precomputed"
-    voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; stated for tiff
+    format: Literal["precomputed", "tiff", "images"] = "precomputed"
+    voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; not of precomputed
     info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
     reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
     segmentation: str | None = None  # precomputed, of the tables' version; for links to places
 
     def __post_init__(self) -> None:
-        if self.format == "tiff" and self.reader != "ranged":
-            raise ValueError("reader is for precomputed volumes; remove it")
-        if self.format == "tiff" and self.voxel_size_nm is None:
-            raise ValueError("a TIFF stack has no voxel size; add `voxel_size_nm: [z, y, x]`")
-        if self.format == "precomputed" and self.voxel_size_nm is not None:
-            raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
-        if self.format == "tiff" and self.info is not None:
-            raise ValueError("info is for precomputed volumes; remove it")
+        if self.format == "precomputed":
+            if self.voxel_size_nm is not None:
+                raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
+            return
+        if self.voxel_size_nm is None:
+            raise ValueError("image files have no voxel size; add `voxel_size_nm: [z, y, x]`")
+        if self.reader != "ranged" or self.info is not None or self.segmentation is not None:
+            raise ValueError(
+                "reader, info and segmentation are for precomputed volumes; remove them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """What the synapse table calls its columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
 
-    None: the table has no such column, and none is used.
+    None: the table has no such column, and none is used. `file`: where a sample's image is, for
+    `format: images`; without it the files are ID.tif.
     """
 
     synapse_id: str = "id"
@@ -59,6 +64,7 @@ class Columns:
     pre: str | None = "pre_pt_position"
     ctr: str | None = "ctr_pt_position"
     post: str | None = "post_pt_position"
+    file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,15 +152,18 @@ class LabelConfig:
 class SplitConfig:
     """Who is trained on and who is tested.
 
-    `neuron`: whole presynaptic neurons, `fractions` of those of each class.
+    `neuron`: whole presynaptic neurons, `fractions` of those of each class; where no neuron is
+    known, single samples.
     `block`: the same with blocks of space of `block_um` in place of neurons.
     `position`: by where a sample lies along `axis`, in fractions of the volume from its start:
     train below the first of `cuts`, val between, test above the second.
+    `column`: as the synapse table's `column` says.
     `overlap`: what becomes of a training image that shares voxels with a val or test image.
     `disjoint_post`: no postsynaptic neuron in two splits either.
     """
 
-    by: Literal["neuron", "block", "position"] = "neuron"
+    by: Literal["neuron", "block", "position", "column"] = "neuron"
+    column: str = "split"
     seed: int = 42
     fractions: dict[str, float] = field(
         default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -204,11 +213,6 @@ class ViewConfig:
         z, y, x = self.size if len(self.size) == 3 else (1, *self.size)
         return z, y, x
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The image's shape, channel first."""
-        return (1, *self.size)
-
 
 def _default_views() -> dict[str, ViewConfig]:
     return {"patch": ViewConfig(size=(256, 256)), "cube": ViewConfig(size=(32, 128, 128))}
@@ -216,18 +220,29 @@ def _default_views() -> dict[str, ViewConfig]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """What is cut out around each synapse."""
+    """What is cut out around each synapse.
+
+    `channels`: `pre` and `post` are masks of the two partners, 255 inside, out of
+    `volume.segmentation` by the table's root ids.
+    """
 
     center: Center = "pre"
     views: dict[str, ViewConfig] = field(default_factory=_default_views)
+    channels: tuple[Channel, ...] = ("em",)
 
     def __post_init__(self) -> None:
+        if self.channels[:1] != ("em",) or len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"channels must be em, then pre, post or both, got {self.channels}")
         if not self.views or set(self.views) - set(VIEWS):
             raise ValueError(f"views must be patch, cube or both, got {', '.join(self.views)}")
         for name, axes in (("patch", "y, x"), ("cube", "z, y, x")):
             view = self.views.get(name)
             if view and len(view.size) != len(axes.split(", ")):
                 raise ValueError(f"size of {name} must be [{axes}], got {list(view.size)}")
+
+    def image_shape(self, view: str) -> tuple[int, ...]:
+        """Return the shape of a view's images, channel first."""
+        return (len(self.channels), *self.views[view].size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,13 +289,30 @@ class JobConfig:
         if self.samples_per_block < 1:
             raise ValueError(f"samples_per_block must be positive, got {self.samples_per_block}")
         self._check_cave()
-        if getattr(self.synapses.columns, self.samples.center) is None:
-            raise ValueError(
-                f"samples are centred on {self.samples.center}, but synapses.columns."
-                f"{self.samples.center} is null; name its column or choose another center"
-            )
-        if self.volume.format == "tiff" and any(v.mip for v in self.samples.views.values()):
-            raise ValueError("a TIFF stack has one scale; remove mip")
+        self._check_images()
+        self._check_masks()
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the images exist already, and are not cut out of a volume."""
+        return self.volume.format == "images"
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether it is known where samples lie."""
+        return getattr(self.synapses.columns, self.samples.center) is not None
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether it is known which neuron a sample is of."""
+        return self.synapses.columns.pre_root_id is not None
+
+    @property
+    def extra_columns(self) -> list[str]:
+        """Columns of the synapse table that are needed beside ours."""
+        by_column = self.splits.column if self.splits.by == "column" else None
+        wanted = (self.labels.column, by_column, self.synapses.columns.file)
+        return [name for name in wanted if name is not None]
 
     @property
     def uses_cave(self) -> bool:
@@ -292,6 +324,32 @@ class JobConfig:
         """Every table, the synapses first."""
         proofread = self.labels.proofread
         return [self.synapses, *self.labels.tables, *([] if proofread is None else [proofread])]
+
+    def _check_images(self) -> None:
+        if self.volume.format != "precomputed" and any(v.mip for v in self.samples.views.values()):
+            raise ValueError(f"format {self.volume.format} has one scale; remove mip")
+        if not self.has_images and self.synapses.columns.file is not None:
+            raise ValueError("columns.file goes with `format: images`; remove it")
+        if self.has_images and len(self.samples.views) != 1:
+            raise ValueError("images that exist already have one size; keep one of samples.views")
+        if self.has_images and self.splits.by in ("block", "position"):
+            raise ValueError("images lie in no volume: split them by neuron or by column")
+        if not self.has_images and not self.has_positions:
+            raise ValueError(
+                f"samples are centred on {self.samples.center}, but synapses.columns."
+                f"{self.samples.center} is null; name its column or choose another center"
+            )
+
+    def _check_masks(self) -> None:
+        masks = [name for name in self.samples.channels if name != "em"]
+        if masks and not self.has_images and self.volume.segmentation is None:
+            raise ValueError(
+                f"channels {', '.join(masks)} are cut out of a segmentation; add "
+                "volume.segmentation, of the tables' version"
+            )
+        for name in masks:
+            if getattr(self.synapses.columns, f"{name}_root_id") is None and not self.has_images:
+                raise ValueError(f"channel {name} needs synapses.columns.{name}_root_id")
 
     def _check_cave(self) -> None:
         if self.cave is None and self.uses_cave:
@@ -324,7 +382,9 @@ def _resolve(record: Record, folder: Path) -> Record:
         value = getattr(record, item.name)
         if getattr(record, "source", "files") == "cave" and item.name == "path":
             continue
-        if item.name in ("path", "info", "header", "cache") and isinstance(value, str):
+        if item.name in ("path", "info", "header", "cache", "segmentation") and isinstance(
+            value, str
+        ):
             changes[item.name] = _absolute(value, folder)
         elif is_dataclass(value):
             changes[item.name] = _resolve(value, folder)

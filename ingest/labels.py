@@ -75,7 +75,7 @@ def labeller(
     """Return what turns a batch of synapses into its labelled rows, counting the rest.
 
     It adds neuron_id, nucleus_id, label, label_tier and label_source. Without root ids
-    (`has_roots` false) each synapse is a neuron of its own.
+    (`has_roots` false) the neurons are 0, unknown.
     """
     if config.column is not None:
         return lambda batch, funnel: _from_column(batch, config, funnel, has_roots=has_roots)
@@ -233,7 +233,7 @@ def _from_column(
     )
     first = np.zeros(len(batch), dtype=np.int8)
     return batch.drop(columns=config.column).assign(
-        neuron_id=batch.pre_root_id if has_roots else batch.synapse_id,
+        neuron_id=batch.pre_root_id,
         nucleus_id=0,
         label=label[batch.index].astype(np.int16),
         label_tier=of_few(first, ["single"]),

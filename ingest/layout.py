@@ -22,8 +22,6 @@ from shards.schema import (
     dataset_from_json,
 )
 
-CHANNELS = ("em",)
-PLAN_COLUMNS = {name: kind for name, kind in SAMPLE_COLUMNS.items() if name != "qc_flags"}
 BLOCKS_A_ROW_GROUP = 64  # of plan.parquet: a worker reads one row group to find its block
 ROW_GROUP = 1 << 17  # of other tables
 REJECT_COLUMNS = {**IDENTITY_COLUMNS, "reason": pa.string()}
@@ -73,15 +71,24 @@ class Plan:
         return int(self.document["num_blocks"])
 
 
+def plan_columns(job: JobConfig) -> dict[str, pa.DataType]:
+    """Return the columns of plan.parquet; `file` is where an image that exists already lies."""
+    columns = {name: kind for name, kind in SAMPLE_COLUMNS.items() if name != "qc_flags"}
+    return {**columns, "file": pa.string()} if job.has_images else columns
+
+
 def image_specs(
     job: JobConfig, voxel_size_nm: Mapping[str, Sequence[float]]
 ) -> dict[str, ImageSpec]:
     """Return what the images of each view are; `voxel_size_nm` gives each view's z, y, x."""
     specs = {}
-    for name, view in sorted(job.samples.views.items()):
+    for name in sorted(job.samples.views):
         z, y, x = voxel_size_nm[name]
         specs[name] = ImageSpec(
-            shape=view.image_shape, dtype="uint8", channels=CHANNELS, voxel_size_nm=(z, y, x)
+            shape=job.samples.image_shape(name),
+            dtype="uint8",
+            channels=job.samples.channels,
+            voxel_size_nm=(z, y, x),
         )
     return specs
 

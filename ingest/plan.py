@@ -12,28 +12,26 @@ from ingest.choose import choose
 from ingest.config import JobConfig
 from ingest.cut import boxes_of, centers_vx, points_nm
 from ingest.geometry import inside
+from ingest.images import with_images
 from ingest.labels import Funnel, labeller, of_few, tier_counts
 from ingest.layout import (
     BLOCKS_A_ROW_GROUP,
-    PLAN_COLUMNS,
     REJECT_COLUMNS,
     Layout,
     image_specs,
+    plan_columns,
     read_plan,
     sole_writer,
     write_table,
 )
 from ingest.parse import plain
-from ingest.predict import predict
+from ingest.predict import predict, predict_files
 from ingest.remote import check_table, is_remote, remote_identity
 from ingest.scale import Scale, StoredSizes
 from ingest.selftest import check_positions, check_voxel_size
-from ingest.splits import (
-    Mask,
-    check_no_class_empty,
-    counts_by_split,
-)
+from ingest.splits import check_no_class_empty, counts_by_split
 from ingest.tables import num_rows, synapse_batches
+from ingest.tree import folder_identity
 from ingest.volumes import load_scale, stored_sizes, volume_identity
 from shards.files import atomic_write, sha256_of_file, write_json
 from shards.schema import SCHEMA_VERSION, SPLITS
@@ -44,7 +42,7 @@ SIZE_PROBES = 16
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan before it is written: rows of PLAN_COLUMNS, rows of REJECT_COLUMNS, plan.json."""
+    """A plan before it is written: its samples, rows of REJECT_COLUMNS, plan.json."""
 
     samples: pd.DataFrame
     rejects: pd.DataFrame
@@ -67,7 +65,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[dict[str, Any], bool]:
             return read_plan(layout).document, True
         document = {**draft.document, "config": plain(job)}
         group = BLOCKS_A_ROW_GROUP * job.samples_per_block
-        write_table(layout.plan_table, draft.samples, PLAN_COLUMNS, row_group_size=group)
+        write_table(layout.plan_table, draft.samples, plan_columns(job), row_group_size=group)
         write_table(layout.plan_rejects, draft.rejects, REJECT_COLUMNS)
         specs = image_specs(job, document["voxel_size_nm"])
         create_store(out, specs, len(draft.samples), job.samples_per_block)
@@ -91,11 +89,13 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
     scales = load_scales(job)
     funnel = Funnel()
     samples = _labelled(job, funnel)
-    fits = _fits(samples, job, scales)
-    outside = samples[~fits].assign(reason="out_of_bounds")
-    funnel.drop("image would leave the volume", int((~fits).sum()))
-    samples, guarded = choose(samples[fits], job, scales, funnel)
-    rejects = pd.concat([outside, guarded], ignore_index=True)
+    samples, unfit = (
+        with_images(samples, job, funnel)
+        if job.has_images
+        else _inside(samples, job, scales, funnel)
+    )
+    samples, guarded = choose(samples, job, scales, funnel)
+    rejects = pd.concat([unfit, guarded], ignore_index=True)
     samples = _order(samples, job, scales)
     counts = counts_by_split(
         samples.split.to_numpy(), samples.label.to_numpy(), job.labels.class_names
@@ -116,7 +116,7 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
         "voxel_size_nm": {
             name: list(scales[view.mip].voxel_size_nm) for name, view in job.samples.views.items()
         },
-        "prediction": predict(samples, job, scales, _stored_sizes(samples, job, scales)),
+        "prediction": _prediction(samples, job, scales),
     }
     samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     return Draft(samples, rejects, document)
@@ -144,6 +144,8 @@ def table_identity(path: str) -> dict[str, Any]:
     if is_remote(path):
         return remote_identity(path)
     file = Path(path.removeprefix("file://"))
+    if file.is_dir():
+        return {"kind": "table", **folder_identity(path)}
     size, digest = file.stat().st_size, sha256_of_file(file)
     return {"kind": "table", "path": path, "bytes": size, "sha256": digest, "rows": num_rows(path)}
 
@@ -162,9 +164,8 @@ def _check_same(layout: Layout, job: JobConfig, sources: list[dict[str, Any]]) -
 
 def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     """Return the labelled synapses in the order of their ids, so that no table's order counts."""
-    extra = [] if job.labels.column is None else [job.labels.column]
-    label = labeller(job.labels, has_roots=job.synapses.columns.pre_root_id is not None)
-    batches = synapse_batches(job.synapses, job.samples.center, extra)
+    label = labeller(job.labels, has_roots=job.has_neurons)
+    batches = synapse_batches(job.synapses, job.samples.center, job.extra_columns)
     samples = pd.concat([label(batch, funnel) for batch in batches], ignore_index=True)
     if samples.empty:
         raise ValueError(
@@ -183,24 +184,39 @@ def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     return samples
 
 
-def _fits(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> Mask:
+def _inside(
+    samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale], funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the samples whose images lie in the volume, and the others, with a `reason`."""
     fits = np.ones(len(samples), dtype=bool)
     for view in job.samples.views.values():
         scale = scales[view.mip]
         check_positions(points_nm(samples), job, scale, view.size_zyx)
         voxels = centers_vx(samples, scale.voxel_size_nm)
         fits &= inside(voxels, view.size_zyx, scale.grid.bounds)
-    return fits
+    funnel.drop("image would leave the volume", int((~fits).sum()))
+    return samples[fits], samples[~fits].assign(reason="out_of_bounds")
 
 
 def _order(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> pd.DataFrame:
-    """Put neighbours in space beside each other, and say which row and block each sample is."""
-    scale = scales[min(scales)]
-    chunks = scale.grid.chunk_of(centers_vx(samples, scale.voxel_size_nm))
-    order = np.lexsort((samples.synapse_id.to_numpy(), scale.grid.codes(chunks)))
-    samples = samples.iloc[order].reset_index(drop=True)
+    """Put neighbours in space beside each other, and say which row and block each sample is.
+
+    Images of their own lie in the order of their ids.
+    """
+    if not job.has_images:
+        scale = scales[min(scales)]
+        chunks = scale.grid.chunk_of(centers_vx(samples, scale.voxel_size_nm))
+        order = np.lexsort((samples.synapse_id.to_numpy(), scale.grid.codes(chunks)))
+        samples = samples.iloc[order]
+    samples = samples.reset_index(drop=True)
     rows = np.arange(len(samples), dtype=np.int64)
     return samples.assign(row=rows, block=rows // job.samples_per_block)
+
+
+def _prediction(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> dict[str, Any]:
+    if job.has_images:
+        return predict_files(samples.file, job)
+    return predict(samples, job, scales, _stored_sizes(samples, job, scales))
 
 
 def _stored_sizes(

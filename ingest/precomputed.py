@@ -11,7 +11,7 @@ from ingest.chunks import Image
 from ingest.cut import read_each
 from ingest.fetch import Fetcher
 from ingest.geometry import Box
-from ingest.scale import MissingDataError, scale_from_info
+from ingest.scale import Layer, MissingDataError, scale_from_info
 
 
 def fetch_info(path: str) -> Any:
@@ -32,16 +32,18 @@ def fetch_info(path: str) -> Any:
 class CloudVolumeReader:
     """One scale, read box by box by CloudVolume's own way of finding voxels; a `Volume`."""
 
-    def __init__(self, path: str, info: dict[str, Any], mip: int) -> None:
+    def __init__(
+        self, path: str, info: dict[str, Any], mip: int, *, layer: Layer = "image"
+    ) -> None:
         from cloudvolume import CloudVolume  # takes seconds, and most workers never need it
 
-        self.scale = scale_from_info(info, mip, where=path)
+        self.scale = scale_from_info(info, mip, where=path, layer=layer)
         self._volume = CloudVolume(
             cloud_path(path),
             mip=mip,
             info=info,
             bounded=True,
-            fill_missing=False,
+            fill_missing=layer == "segmentation",
             progress=False,
             parallel=1,
             cache=False,

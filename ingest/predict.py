@@ -4,8 +4,9 @@ Also decided here: over how many chunks that nobody asked for the ranges of a sc
 is the choice that `seconds` says is fastest, for the latency and bandwidth that the job states.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,26 @@ def predict(
     }
     requests = sum(reading.requests for reading in by_mip.values())
     num_bytes = sum(reading.bytes for reading in by_mip.values())
-    images = sum(int(np.prod(view.size_zyx)) for view in job.samples.views.values())
+    images = sum(int(np.prod(job.samples.image_shape(view))) for view in job.samples.views)
     return {
         "by_mip": {str(mip): asdict(reading) for mip, reading in by_mip.items()},
         "requests": requests,
         "bytes": num_bytes,
         "seconds": round(seconds(requests, num_bytes, job.cost), 1),
         "store_bytes": images * len(samples),
+    }
+
+
+def predict_files(files: Iterable[str], job: JobConfig) -> dict[str, Any]:
+    """Return the prediction for images that exist already, in these files."""
+    sizes = [(Path(job.volume.path) / file).stat().st_size for file in files]
+    (view,) = job.samples.views
+    return {
+        "by_mip": {},
+        "requests": len(sizes),
+        "bytes": sum(sizes),
+        "seconds": round(seconds(len(sizes), sum(sizes), job.cost), 1),
+        "store_bytes": int(np.prod(job.samples.image_shape(view))) * len(sizes),
     }
 
 

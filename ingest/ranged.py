@@ -15,8 +15,8 @@ import numpy as np
 
 from ingest.chunks import Decoder, Image
 from ingest.fetch import Fetcher
-from ingest.geometry import Box
-from ingest.scale import MissingDataError, StoredSizes, scale_from_info
+from ingest.geometry import Box, int_triple
+from ingest.scale import Layer, MissingDataError, StoredSizes, scale_from_info
 from ingest.shardfiles import ShardFiles
 from ingest.sources import FileSource, ShardedSource, Source
 from ingest.window import Window, chunks_of
@@ -28,6 +28,8 @@ MAX_WINDOW = 1024  # boxes: small ones need not all be planned before the first 
 class RangedVolume:
     """One scale of a precomputed volume, for the life of a worker; a `Volume`.
 
+    A chunk of an image that is not stored is missing; one of a segmentation holds no segment, 0.
+
     `gap`: ranges are joined over up to so many chunks that nobody asked for. `concurrency`:
     requests at a time. For one thread at a time.
     """
@@ -38,12 +40,13 @@ class RangedVolume:
         info: dict[str, Any],
         mip: int,
         *,
+        layer: Layer = "image",
         gap: int = 0,
         concurrency: int = 32,
         memory_mb: int = 256,
         fetcher: Fetcher | None = None,
     ) -> None:
-        self.scale = scale_from_info(info, mip, where=path)
+        self.scale = scale_from_info(info, mip, where=path, layer=layer)
         self._path, self._window_bytes = path, (memory_mb << 20) // 2
         self._fetcher = fetcher or Fetcher(path, concurrency=concurrency)
         # Indices go ahead of data; threads that decode leave as many requests under way.
@@ -80,7 +83,7 @@ class RangedVolume:
         started: deque[Window] = deque()
         try:
             for group in self._groups(zip(boxes, targets, strict=False)):
-                window = Window(self.scale.grid, *zip(*group, strict=True))
+                window = Window(self.scale, *zip(*group, strict=True))
                 self._source.start(window)
                 started.append(window)
                 if len(started) == 2:
@@ -102,7 +105,7 @@ class RangedVolume:
         for box, image in pairs:
             if not self.scale.grid.bounds.contains(box):
                 raise ValueError(f"{self._path}: {box} is not within {self.scale.grid.bounds}")
-            size = int(np.prod(box.shape))
+            size = int(np.prod(box.shape)) * np.dtype(self.scale.dtype).itemsize
             if group and (held + size > self._window_bytes or len(group) == MAX_WINDOW):
                 yield group
                 group, held = [], 0
@@ -114,7 +117,14 @@ class RangedVolume:
     def _open(self, spec: dict[str, Any], gap: int) -> Source:
         sharding = self.scale.grid.sharding
         gzip = spec.get("sharding", {}).get("data_encoding", "raw") == "gzip"
-        decoder = Decoder(encoding=self.scale.encoding, gzip=gzip, where=self._path)
+        block = spec.get("compressed_segmentation_block_size", (8, 8, 8))
+        decoder = Decoder(
+            encoding=self.scale.encoding,
+            gzip=gzip,
+            where=self._path,
+            dtype=self.scale.dtype,
+            block_xyz=int_triple(block),
+        )
         if sharding is None:
             return FileSource(spec["key"], self._fetcher, decoder, data_pool=self._data_pool)
         return ShardedSource(

@@ -31,7 +31,7 @@ def check_table(path: str) -> None:
     """Refuse a table that is not there."""
     if is_remote(path):
         remote_identity(path)
-    elif not Path(path.removeprefix("file://")).is_file():
+    elif not Path(path.removeprefix("file://")).exists():
         raise ValueError(f"{path}: no such table; correct its path in the config")
 
 

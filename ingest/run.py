@@ -13,8 +13,9 @@ import pandas as pd
 
 from ingest.block import BlockResult, planned_samples, run_block
 from ingest.layout import Layout, Plan, read_plan, sole_writer, task_writer
+from ingest.masks import open_segmentation
 from ingest.plan import table_identity
-from ingest.selftest import check_voxels
+from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
 from shards.files import sha256_of_file
 from shards.progress import progress
@@ -94,7 +95,12 @@ def check_sources(plan: Plan) -> None:
 
 
 def self_test(layout: Layout, plan: Plan) -> None:
-    """Read a few planned boxes of every view, and refuse what cannot be right."""
+    """Read a few planned boxes of every view, and refuse what cannot be right.
+
+    Images that exist already were all read by `plan`.
+    """
+    if plan.job.has_images:
+        return
     blocks = sorted({0, plan.num_blocks // 2, plan.num_blocks - 1})
     samples = pd.concat([planned_samples(layout, plan.job, block) for block in blocks])
     config = plan.job.volume
@@ -102,6 +108,9 @@ def self_test(layout: Layout, plan: Plan) -> None:
         volume = open_volume(config, view.mip, concurrency=plan.job.cost.concurrency)
         with closing(volume):
             check_voxels(volume, reference_reader(config, view.mip), samples, view)
+            if len(plan.job.samples.channels) > 1:
+                size = volume.scale.voxel_size_nm
+                check_masks(open_segmentation(plan.job, size), samples, view, plan.job, size)
 
 
 def usable_cores() -> int:

@@ -1,10 +1,17 @@
 """What is known of a volume without reading its voxels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ingest.geometry import Box, Triple, TripleNm, flip_triple, int_triple
 from ingest.sharding import Grid, sharding_from_info
+
+Layer = Literal["image", "segmentation"]
+LAYERS: dict[Layer, str] = {"image": "grey-scale EM", "segmentation": "flat segmentation"}
+DTYPES: dict[Layer, tuple[str, ...]] = {
+    "image": ("uint8",),
+    "segmentation": ("uint64", "uint32"),
+}
 
 
 class MissingDataError(ValueError):
@@ -18,6 +25,7 @@ class Scale:
     grid: Grid
     voxel_size_nm: TripleNm  # z, y, x
     encoding: str
+    dtype: str = "uint8"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +36,16 @@ class StoredSizes:
     index_bytes: float
 
 
-def scale_from_info(info: dict[str, Any], mip: int, *, where: str) -> Scale:
-    """Return one scale of a precomputed `info`."""
+def scale_from_info(info: dict[str, Any], mip: int, *, where: str, layer: Layer = "image") -> Scale:
+    """Return one scale of a precomputed `info`, which must be of such a layer."""
     scales = info["scales"]
     if mip >= len(scales):
         keys = ", ".join(scale["key"] for scale in scales)
         raise ValueError(f"{where}: no mip {mip}; the volume has {len(scales)}: {keys}")
-    if info["data_type"] != "uint8" or info["num_channels"] != 1:
+    if info["data_type"] not in DTYPES[layer] or info["num_channels"] != 1:
         raise ValueError(
             f"{where}: found {info['num_channels']} channels of {info['data_type']}, expected one "
-            "of uint8; point the config at the grey-scale EM layer"
+            f"of {' or '.join(DTYPES[layer])}; point the config at the {LAYERS[layer]} layer"
         )
     scale = scales[mip]
     offset = int_triple(scale.get("voxel_offset", [0, 0, 0])[::-1])
@@ -48,7 +56,7 @@ def scale_from_info(info: dict[str, Any], mip: int, *, where: str) -> Scale:
         sharding=sharding_from_info(scale, where=where),
     )
     size = flip_triple(scale["resolution"])
-    return Scale(grid=grid, voxel_size_nm=size, encoding=scale["encoding"])
+    return Scale(grid=grid, voxel_size_nm=size, encoding=scale["encoding"], dtype=info["data_type"])
 
 
 def scale_of_stack(shape: Triple, voxel_size_nm: TripleNm) -> Scale:

@@ -9,7 +9,8 @@ import pandas as pd
 from ingest.chunks import Image
 from ingest.config import JobConfig, ViewConfig
 from ingest.cut import boxes_of
-from ingest.geometry import Box, Floats, Triple, inside, voxels_of
+from ingest.geometry import Box, Floats, Triple, TripleNm, inside, voxels_of
+from ingest.masks import fill_masks
 from ingest.scale import Scale
 from ingest.volumes import Volume
 
@@ -57,8 +58,7 @@ def check_voxels(
     to the data: so axis order, centring and the place of chunks are proven. And more than half
     of the probes must hold something.
     """
-    chosen = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))]
-    boxes = boxes_of(chosen, view, volume.scale.voxel_size_nm)
+    boxes = boxes_of(_few(samples), view, volume.scale.voxel_size_nm)
     cutouts = volume.read_many(boxes)
     empty = sum(_probe(reference, box, cut) for box, cut in zip(boxes, cutouts, strict=True))
     if empty * 2 > len(boxes):
@@ -67,6 +67,27 @@ def check_voxels(
             "positions do not lie where the volume has data; check "
             "synapses.position_resolution_nm, the order of axes and the mip"
         )
+
+
+def check_masks(
+    segmentation: Volume, samples: pd.DataFrame, view: ViewConfig, job: JobConfig, size: TripleNm
+) -> None:
+    """Refuse a segmentation that does not hold the root ids where the table says they are."""
+    chosen, masks = _few(samples), job.samples.channels[1:]
+    boxes, roots = boxes_of(chosen, view, size), chosen[[f"{name}_root_id" for name in masks]]
+    images = np.empty((len(chosen), len(masks), *view.size_zyx), dtype=np.uint8)
+    fill_masks(list(images), roots.to_numpy().tolist(), boxes, size, segmentation)
+    empty = int((images.max(axis=(2, 3, 4)) == 0).any(axis=1).sum())
+    if empty * 2 > len(chosen):
+        raise ValueError(
+            f"{job.volume.segmentation}: {empty} of {len(chosen)} samples read as a test have an "
+            f"empty mask ({' or '.join(masks)}): these root ids are not there; name the "
+            "segmentation of the tables' materialization version"
+        )
+
+
+def _few(samples: pd.DataFrame) -> pd.DataFrame:
+    return samples.iloc[np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))]
 
 
 def _probe(reference: Callable[[Box], Image], box: Box, cutout: Image | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ingest.chunks import Buffer, Decoder, is_gzip
+from ingest.chunks import Buffer, Decoder
 from ingest.fetch import Fetcher
 from ingest.geometry import Box, Ints
 from ingest.ranges import range_numbers
@@ -160,8 +160,7 @@ class FileSource:
         if data is None:
             window.fill(number, None)
             return
-        gzip = is_gzip(data, self._decoder.encoding, box.shape)
-        decoder = replace(self._decoder, gzip=gzip)
+        decoder = replace(self._decoder, gzip=self._decoder.is_gzip(data, box.shape))
         image = decoder.persist(data, box.shape, partial(self._file, name), what=name)
         window.fill(number, image)
 

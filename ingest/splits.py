@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ingest.geometry import Floats, Ints
-from shards.schema import SPLITS
+from shards.schema import SPLIT_NAMES, SPLITS
 
 Splits = npt.NDArray[np.int8]
 Mask = npt.NDArray[np.bool_]
@@ -47,6 +47,18 @@ def split_by_position(
     """Split by where a sample lies between `low` and `high`: cuts are fractions of that way."""
     place = (positions - low) / (high - low)
     return np.searchsorted(np.asarray(cuts), place, side="right").astype(np.int8)
+
+
+def split_by_name(names: "pd.Series[str]", *, where: str) -> Splits:
+    """Return the splits that a table names."""
+    codes = {name: SPLITS.index(split) for name, split in SPLIT_NAMES.items()}
+    found = names.astype(str).str.lower().map(codes)
+    if found.isna().any():
+        raise ValueError(
+            f"{where}: {int(found.isna().sum())} samples are in no known split, first "
+            f"{names[found.isna()].iloc[0]!r}; expected one of {', '.join(SPLIT_NAMES)}"
+        )
+    return np.asarray(found, dtype=np.int8)
 
 
 def keep_per_group(groups: Ints, most: int, seed: int) -> Mask:

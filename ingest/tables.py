@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ingest.config import SynapseConfig
 from ingest.remote import check_table, is_remote, table_source
+from ingest.tree import TREE_COLUMNS, tree_table
 
 BATCH_ROWS = 1 << 18
 AXES = ("x", "y", "z")
@@ -26,7 +28,7 @@ SQL_TYPES = {
     "text": pa.string(),
     "character varying": pa.string(),
 }
-FORMATS = ".parquet, .feather, .arrow, .csv, .csv.gz"
+FORMATS = ".parquet, .feather, .arrow, .csv, .csv.gz, or a folder SPLIT/CLASS/FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ def synapse_batches(
 ) -> Iterator[pd.DataFrame]:
     """Yield the synapse table in our columns.
 
-    They are synapse_id, pre_root_id, post_root_id (0 where the table has none), size (NaN where
-    it has none), center_x_nm, center_y_nm, center_z_nm, and the table's own `extra` ones.
+    They are synapse_id, pre_root_id, post_root_id (0 where the table has none), size, center_x_nm,
+    center_y_nm, center_z_nm (NaN where it has none), and the table's own `extra` ones.
     """
     table = open_table(config.path, config.header)
     columns = config.columns
@@ -94,8 +96,10 @@ def synapse_batches(
         yield _ours(batch, config, position, extra)
 
 
-def position_columns(table: Table, name: str) -> tuple[str, ...]:
+def position_columns(table: Table, name: str | None) -> tuple[str, ...]:
     """Return the columns of a position: three, or one that holds lists; else all that lack."""
+    if name is None:
+        return ()
     if "," in name:
         return tuple(part.strip() for part in name.split(","))
     split = tuple(f"{name}_{axis}" for axis in AXES)
@@ -114,9 +118,11 @@ def _ours(
     columns, path = config.columns, config.path
     if len(position) == 1:
         points = np.array(batch[position[0]].to_list(), dtype=np.float64).reshape(-1, 3)
-    else:
+    elif position:
         points = batch[list(position)].to_numpy(np.float64)
-    if np.isnan(points).any():
+    else:
+        points = np.full((len(batch), 3), np.nan)
+    if position and np.isnan(points).any():
         row = int(np.flatnonzero(np.isnan(points).any(axis=1))[0])
         raise ValueError(
             f"{path}: synapse {batch[columns.synapse_id].iloc[row]} has no position in "
@@ -156,6 +162,8 @@ def _names(path: str) -> Iterable[str]:
     if path.endswith((".feather", ".arrow")):
         with pa.ipc.open_file(table_source(path)) as file:
             return list(file.schema.names)
+    if Path(path).is_dir():
+        return TREE_COLUMNS
     if path.endswith((".csv", ".csv.gz")):
         with _csv_stream(path) as stream, pa_csv.open_csv(stream) as reader:
             return list(reader.schema.names)
@@ -176,6 +184,8 @@ def _batches(
         with pa.ipc.open_file(table_source(path)) as file:
             for index in range(file.num_record_batches):
                 yield file.get_batch(index).select(columns)
+    elif Path(path).is_dir():
+        yield tree_table(path).select(columns)
     else:
         read = pa_csv.ReadOptions(column_names=header and list(header), block_size=16 << 20)
         kinds = {n: SQL_TYPES[kind] for n, kind in (header or {}).items() if kind in SQL_TYPES}

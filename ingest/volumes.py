@@ -14,6 +14,7 @@ from ingest.precomputed import CloudVolumeReader, fetch_info
 from ingest.ranged import RangedVolume
 from ingest.scale import Scale, StoredSizes, scale_from_info, scale_of_stack
 from ingest.tiff import Stack, TiffVolume, open_stack
+from ingest.tree import folder_identity
 from shards.files import read_json
 
 
@@ -61,6 +62,8 @@ def load_info(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
 
 def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
     """Return what tells this volume from another, as a source of the data set."""
+    if config.format == "images":
+        return {"kind": "volume", **folder_identity(config.path)}
     if config.format == "tiff":
         return {"kind": "volume", "path": config.path, **open_stack(config.path).identity()}
     info = load_info(config, saved=saved)
@@ -70,6 +73,9 @@ def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
 
 def load_scale(config: VolumeConfig, mip: int, *, saved: bool) -> Scale:
     """Return what is known of one scale without reading voxels."""
+    if config.format == "images":
+        assert config.voxel_size_nm is not None
+        return scale_of_stack((0, 0, 0), config.voxel_size_nm)  # they lie in no common frame
     if config.format == "tiff":
         return _stack_scale(config, open_stack(config.path))
     return scale_from_info(load_info(config, saved=saved), mip, where=config.path)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ingest.chunks import Image
+from ingest.chunks import Voxels
 from ingest.geometry import Box, Ints, int_triple
+from ingest.scale import Scale
 from ingest.sharding import Grid
 
 Slices = tuple[slice, slice, slice]
@@ -37,10 +38,10 @@ class Window:
     held is the images alone. `images` are arrays to fill; where None, one is made.
     """
 
-    def __init__(self, grid: Grid, boxes: Sequence[Box], images: Sequence[Image | None]) -> None:
-        self._boxes = boxes
+    def __init__(self, scale: Scale, boxes: Sequence[Box], images: Sequence[Voxels | None]) -> None:
+        self._boxes, self._dtype = boxes, scale.dtype
         self.cancelled = False
-        self.chunks = chunks_of(grid, boxes)
+        self.chunks = chunks_of(scale.grid, boxes)
         self.codes = np.array([chunk.code for chunk in self.chunks], dtype=np.uint64)
         users = np.concatenate([chunk.users for chunk in self.chunks])
         self._left = np.bincount(users, minlength=len(boxes))
@@ -58,9 +59,11 @@ class Window:
 
         future.add_done_callback(ended)
 
-    def fill(self, number: int, image_zyx: Image | None) -> None:
+    def fill(self, number: int, image_zyx: Voxels | None) -> None:
         """Hand in chunk `number`, None where the volume has no such chunk."""
         chunk = self.chunks[number]
+        if image_zyx is None and self._dtype != "uint8":
+            image_zyx = np.zeros(chunk.box.shape, self._dtype)
         if image_zyx is None:
             self._missing.update(chunk.users.tolist())
         else:
@@ -78,7 +81,7 @@ class Window:
             self._failure = self._failure or error
             self._changed.notify()
 
-    def take(self) -> Iterator[Image | None]:
+    def take(self) -> Iterator[Voxels | None]:
         """Yield each box's image in order, as soon as it is whole; None: a chunk is missing."""
         for number in range(len(self._boxes)):
             with self._changed:
@@ -91,12 +94,12 @@ class Window:
     def _settled(self, number: int) -> bool:
         return self._failure is not None or not self._left[number]
 
-    def _image(self, user: int) -> Image:
+    def _image(self, user: int) -> Voxels:
         with self._changed:
             image = self._images.get(user)
             if image is None:
                 shape = (1, *self._boxes[user].shape)
-                image = self._images[user] = np.empty(shape, dtype=np.uint8)
+                image = self._images[user] = np.empty(shape, dtype=self._dtype)
         return image
 
 

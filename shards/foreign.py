@@ -30,6 +30,7 @@ from shards.schema import (
     IDENTITY_COLUMNS,
     INDEX_COLUMNS,
     SCHEMA_VERSION,
+    SPLIT_NAMES,
     SPLITS,
     UNLABELLED,
     ImageSpec,
@@ -42,7 +43,6 @@ from shards.shardset import MANIFEST
 from shards.storage import HashedFile, Storage, open_storage
 
 READ_BYTES = 4 << 20
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NUMBERS = (int, float)
 
 

@@ -21,6 +21,8 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
+# What others call them.
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 View = Literal["patch", "cube"]
 VIEWS: tuple[View, ...] = get_args(View)
 UNLABELLED = -1

@@ -1,0 +1,95 @@
+"""Masks of the two partners of a synapse: channels beside EM, out of a flat segmentation.
+
+The segmentation's voxels may be of another size than the image's: a voxel of the mask is what the
+segmentation holds at that voxel's centre. Where nothing is stored, and outside, is no segment.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.chunks import READABLE
+from ingest.config import JobConfig
+from ingest.geometry import ROUNDING_VX, Box, Ints, TripleNm, int_triple
+from ingest.precomputed import CloudVolumeReader, fetch_info
+from ingest.ranged import RangedVolume
+from ingest.scale import Scale, scale_from_info
+from ingest.volumes import Volume
+
+Image = npt.NDArray[np.uint8]
+Places = list[Ints]  # along z, y, x: the segmentation's voxel at each voxel of an image
+
+INSIDE = 255
+
+
+def open_segmentation(job: JobConfig, voxel_size_nm: TripleNm) -> Volume:
+    """Open the scale of the job's segmentation to cut masks of such voxels (z, y, x) from.
+
+    It is the coarsest that is nowhere coarser than they are, or else the finest.
+    """
+    path = job.volume.segmentation
+    assert path is not None
+    info = fetch_info(path)
+    scales = [
+        scale_from_info(info, mip, where=path, layer="segmentation")
+        for mip in range(len(info["scales"]))
+    ]
+    sizes = [np.asarray(scale.voxel_size_nm) for scale in scales]
+    fine = [
+        mip for mip, size in enumerate(sizes) if (size <= np.multiply(voxel_size_nm, 1.01)).all()
+    ]
+    mip = max(fine, key=lambda mip: float(sizes[mip].prod()), default=0)
+    if job.volume.reader == "cloudvolume" or scales[mip].encoding not in READABLE:
+        return CloudVolumeReader(path, info, mip, layer="segmentation")
+    return RangedVolume(path, info, mip, layer="segmentation", concurrency=job.cost.concurrency)
+
+
+def fill_masks(
+    images: Sequence[Image],
+    roots: Sequence[Sequence[int]],
+    boxes: Sequence[Box],
+    voxel_size_nm: TripleNm,
+    segmentation: Volume,
+) -> None:
+    """Fill images (c, z, y, x) that cover `boxes` with masks of a root id a channel.
+
+    Root id 0 is no neuron: its mask is empty.
+    """
+    places = [_places(box, voxel_size_nm, segmentation.scale) for box in boxes]
+    held = [_held(place, segmentation.scale.grid.bounds) for place in places]
+    rows = [row for row, box in enumerate(held) if min(box.shape) > 0]
+    found = segmentation.read_many([held[row] for row in rows])
+    for image in images:
+        image[...] = 0
+    for row, ids_czyx in zip(rows, found, strict=True):
+        assert ids_czyx is not None
+        for channel, root in zip(images[row], roots[row], strict=True):
+            if root:
+                _draw(channel, ids_czyx[0] == root, places[row], held[row])
+
+
+def _places(box: Box, voxel_size_nm: TripleNm, scale: Scale) -> Places:
+    axes = zip(box.start, box.stop, voxel_size_nm, scale.voxel_size_nm, strict=True)
+    return [
+        np.floor((np.arange(start, stop) + 0.5) * ours / theirs + ROUNDING_VX).astype(np.int64)
+        for start, stop, ours, theirs in axes
+    ]
+
+
+def _held(places: Places, bounds: Box) -> Box:
+    """Return the part of a segmentation that an image needs, of no size where it has none."""
+    low = [max(int(axis[0]), start) for axis, start in zip(places, bounds.start, strict=True)]
+    high = [min(int(axis[-1]) + 1, stop) for axis, stop in zip(places, bounds.stop, strict=True)]
+    return Box(int_triple(low), int_triple([max(a, b) for a, b in zip(low, high, strict=True)]))
+
+
+def _draw(mask: Image, inside: npt.NDArray[np.bool_], places: Places, held: Box) -> None:
+    """Set the voxels of `mask` whose place in the segmentation, a part of it, is inside."""
+    if inside.shape == mask.shape:
+        mask[inside] = INSIDE
+        return
+    spans = list(zip(places, held.start, held.stop, strict=True))
+    into = np.ix_(*(np.flatnonzero((axis >= low) & (axis < high)) for axis, low, high in spans))
+    out_of = np.ix_(*(axis[(axis >= low) & (axis < high)] - low for axis, low, high in spans))
+    mask[into] = np.where(inside[out_of], INSIDE, 0)
