@@ -1,9 +1,11 @@
-r"""Cubes a second over HTTP around real synapses: our reader, and three others.
+r"""Cubes a second over HTTP around real synapses: our reader, its bounds, and two others.
 
-The volume is the EM stand-in server's, of minnie65's geometry; each request waits 20 ms. The bare
-client fetches the byte ranges that our reader fetched, in that order, and does nothing with them.
-`least` is what any reader must do that reads each index once and each chunk once, joining chunks
-that lie side by side.
+The volume is the EM stand-in server's, of minnie65's geometry; each request waits 20 ms. Bounds:
+the bare client fetches the byte ranges that our reader fetched, in that order, and drops them;
+`decode only` decodes as many chunks from memory, with one thread a core; `fetch and decode` does
+what both do and nothing else. `least` is what any reader must do that reads each index once and
+each chunk once, joining chunks that lie side by side. Then ours again, with faults of one kind and
+of all. Server and client share the machine, so that core milliseconds of both are told.
 
 Example:
     python benchmarks/ingest_remote.py --synapses ../shared/data/minnie65_ei_synapses.parquet \
@@ -12,6 +14,7 @@ Example:
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import obstore
 import pandas as pd
+import psutil
 from cloudvolume import CloudVolume
 
-from ingest.config import VolumeConfig
+from ingest.chunks import gunzip
+from ingest.image_config import VolumeConfig
 from ingest.fetch import open_store
 from ingest.geometry import Box, Ints, box_at, box_starts, flip_triple, inside, voxels_of
 from ingest.ranged import RangedVolume
@@ -38,9 +43,11 @@ from ingest.volumes import load_info
 from tests.servers.em import EmServer
 
 Faults = dict[str, float] | None
+Range = tuple[str, int, int]  # path, first byte, byte behind the last
 SIZE = (32, 128, 128)
 POSITION_NM = (4.0, 4.0, 40.0)
 FAULTS = ("503", "reset", "truncate", "flip")
+FEWEST_DATA_BYTES = 1 << 16  # of a range of chunks; indices are shorter
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Result:
     seconds: float
     requests: int
     mbytes: float
+    client_s: float = np.nan  # of processor time
+    server_s: float = np.nan
 
     @property
     def rate(self) -> float:
@@ -110,12 +119,23 @@ class Bench:
         faults: Faults = None,
     ) -> Result:
         """Run one client against a server that counts from 0."""
+        server = psutil.Process(self.server.pid)
         settings = {"latency_ms": self.options.latency_ms, "faults": faults or {}}
         self.server.configure(record=name == "ours", **settings)
+        before = sum(server.cpu_times()[:2]), sum(os.times()[:4])
         began = time.perf_counter()
         seconds = run() or time.perf_counter() - began
+        server_s, client_s = sum(server.cpu_times()[:2]), sum(os.times()[:4])
         counts = self.server.stats()
-        return Result(name, cubes, seconds, counts["requests"], counts["bytes"] / 1e6)
+        return Result(
+            name,
+            cubes,
+            seconds,
+            counts["requests"],
+            counts["bytes"] / 1e6,
+            client_s - before[1],
+            server_s - before[0],
+        )
 
 
 def compare(bench: Bench) -> None:
@@ -126,15 +146,23 @@ def compare(bench: Bench) -> None:
     for _ in range(bench.options.rounds):
         ours = bench.measure("ours", cubes, partial(read_ours, bench, check_every=0))
         ranges = bench.server.log()
-        results = [ours, bench.measure("bare client", cubes, partial(drain, bench, ranges))]
+        results = [
+            ours,
+            bench.measure("bare client", cubes, partial(drain, bench, ranges, decode=False)),
+            bench.measure("decode only", cubes, partial(decode_only, bench, ranges)),
+            bench.measure("fetch and decode", cubes, partial(drain, bench, ranges, decode=True)),
+        ]
         if bench.options.tensorstore_python:
             results.append(bench.measure("tensorstore", cubes, partial(read_tensorstore, bench)))
         few = bench.options.cloudvolume_num
         results.append(bench.measure("CloudVolume", few, partial(read_cloudvolume, bench, few)))
         share = bench.options.faults
-        for each, name in ((share / len(FAULTS), "in all"), (share, "of each")):
-            label, faults = f"ours, {share:.0%} faults {name}", dict.fromkeys(FAULTS, each)
+        kinds = {kind: {kind: share} for kind in FAULTS}
+        kinds["any kind"] = dict.fromkeys(FAULTS, share / len(FAULTS))
+        kinds["each kind"] = dict.fromkeys(FAULTS, share)
+        for name, faults in kinds.items():
             read = partial(read_ours, bench, check_every=10)
+            label = f"ours, {share:.0%} {name}"
             results.append(bench.measure(label, cubes, read, faults=faults))
         rounds.append(results)
     best = [min(runs, key=lambda run: run.seconds) for runs in zip(*rounds, strict=True)]
@@ -161,17 +189,36 @@ def read_ours(bench: Bench, *, check_every: int) -> float:
     return seconds
 
 
-def drain(bench: Bench, ranges: Sequence[tuple[str, int, int]]) -> None:
-    """Fetch byte ranges and drop them."""
+def drain(bench: Bench, ranges: Sequence[Range], *, decode: bool) -> None:
+    """Fetch byte ranges and drop them, or first decode as many chunks as are in them."""
     store = open_store(bench.server.url.removesuffix("/em"))
+    scale = bench.server.scale(0)
 
-    def get(item: tuple[str, int, int]) -> None:
+    def get(item: Range) -> None:
         path, start, stop = item
         memoryview(obstore.get_range(store, path.strip("/"), start=start, end=stop))
+        for chunk in range(num_chunks(bench, item) if decode else 0):
+            gunzip(scale.payloads[(start + chunk) % scale.variants])
 
     with ThreadPoolExecutor(bench.options.concurrency) as pool:
         for _ in pool.map(get, ranges):
             pass
+
+
+def decode_only(bench: Bench, ranges: Sequence[Range]) -> None:
+    """Decode as many chunks as are in the ranges, from memory, on all cores."""
+    scale = bench.server.scale(0)
+    count = sum(num_chunks(bench, item) for item in ranges)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(lambda n: gunzip(scale.payloads[n % scale.variants]), range(count)):
+            pass
+
+
+def num_chunks(bench: Bench, item: Range) -> int:
+    """Return how many chunks a range holds: all are of nearly one length."""
+    length = item[2] - item[1]
+    mean = float(bench.server.scale(0).payload_sizes.mean())
+    return round(length / mean) if length > FEWEST_DATA_BYTES else 0
 
 
 def read_tensorstore(bench: Bench) -> float:
@@ -219,12 +266,16 @@ def least(bench: Bench) -> Result:
 def report(results: Sequence[Result], floor: Result) -> None:
     """Print the table."""
     first = results[0]
-    print(f"{'client':26}{'cubes':>6}{'cubes/s':>9}{'ours is':>9}{'requests':>10}{'MB/cube':>9}")
+    print(
+        f"{'client':26}{'cubes':>6}{'cubes/s':>9}{'ours is':>9}{'requests':>10}{'MB/cube':>9}"
+        f"{'client ms':>11}{'server ms':>11}"
+    )
     for result in (*results, floor):
         per, mb = result.requests / result.cubes, result.mbytes / result.cubes
         print(
             f"{result.name:26}{result.cubes:6}{result.rate:9.1f}{first.rate / result.rate:8.2f}x"
-            f"{per:10.2f}{mb:9.3f}"
+            f"{per:10.2f}{mb:9.3f}{result.client_s / result.cubes * 1e3:11.1f}"
+            f"{result.server_s / result.cubes * 1e3:11.1f}"
         )
     print(
         f"ours against the least: requests {first.requests / floor.requests - 1:+.2%}, "

@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.config import JobConfig, QcConfig
+from ingest.config import JobConfig
 from ingest.cut import boxes_of
+from ingest.image_config import QcConfig
 from ingest.images import read_image
 from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
 from ingest.masks import fill_masks, open_segmentation

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ingest.config import ViewConfig
 from ingest.geometry import Box, Floats, Ints, TripleNm, box_at, box_starts, voxels_of
+from ingest.image_config import ViewConfig
 from ingest.scale import MissingDataError
 
 Image = npt.NDArray[np.uint8]

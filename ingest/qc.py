@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingest.config import QcConfig
+from ingest.image_config import QcConfig
 from ingest.sections import largest_shift_px, least_focus
 
 Image = npt.NDArray[np.uint8]

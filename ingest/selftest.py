@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ingest.chunks import Image
-from ingest.config import JobConfig, ViewConfig
+from ingest.config import JobConfig
 from ingest.cut import boxes_of
 from ingest.geometry import Box, Floats, Triple, TripleNm, inside, voxels_of
+from ingest.image_config import ViewConfig
 from ingest.masks import fill_masks
 from ingest.scale import Scale
 from ingest.volumes import Volume

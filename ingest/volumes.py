@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ingest.chunks import Image
-from ingest.config import VolumeConfig
 from ingest.geometry import Box
+from ingest.image_config import VolumeConfig
 from ingest.precomputed import CloudVolumeReader, fetch_info
 from ingest.ranged import RangedVolume
 from ingest.scale import Scale, StoredSizes, scale_from_info, scale_of_stack

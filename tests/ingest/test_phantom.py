@@ -18,7 +18,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ingest.config import QcConfig, load_job
+from ingest.config import load_job
+from ingest.image_config import QcConfig
 from ingest.phantom import (
     OFFSET_XYZ,
     Damage,

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from ingest.config import QcConfig
+from ingest.image_config import QcConfig
 from ingest.qc import flags, measure, reject_reason
 
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
-from ingest.config import VolumeConfig
 from ingest.fetch import Fetcher, Retry
 from ingest.geometry import Box
+from ingest.image_config import VolumeConfig
 from ingest.precomputed import CloudVolumeReader
 from ingest.ranged import RangedVolume
 from ingest.ranges import MAX_RANGE_CHUNKS, Joined, best_joined, joined, range_numbers
