@@ -117,11 +117,10 @@ def test_brightness_and_contrast_stay_in_bounds() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("channels", [1, 2])
-def test_every_model_gives_logits(name: str, channels: int) -> None:
-    model = MODELS[name](config(width=4, dropout=0.1), channels, 3)
+def test_every_model_takes_channels_and_gives_logits(name: str) -> None:
+    model = MODELS[name](config(width=4, dropout=0.1), 2, 3)
     flat = any(isinstance(m, nn.Conv2d) for m in model.modules())
-    x = torch.rand(2, channels, 64, 64) if flat else torch.rand(2, channels, 8, 32, 32)
+    x = torch.rand(2, 2, 64, 64) if flat else torch.rand(2, 2, 8, 16, 16)
     assert model(x).shape == (2, 3)
     replaced = to_group_norm(model)
     assert replaced
