@@ -211,7 +211,7 @@ class EmServer:
         assert self._process.stdout is not None
         self._root = self._process.stdout.readline().strip()
         assert self._root, "the EM server ended at once; its error is above"
-        self.url = self._root + FOLDER
+        self.url, self.pid = self._root + FOLDER, self._process.pid
         self.configure(**self._settings)
         return self
 
