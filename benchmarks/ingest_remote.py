@@ -32,9 +32,9 @@ import psutil
 from cloudvolume import CloudVolume
 
 from ingest.chunks import gunzip
-from ingest.image_config import VolumeConfig
 from ingest.fetch import open_store
 from ingest.geometry import Box, Ints, box_at, box_starts, flip_triple, inside, voxels_of
+from ingest.image_config import VolumeConfig
 from ingest.ranged import RangedVolume
 from ingest.ranges import joined
 from ingest.scale import scale_from_info
