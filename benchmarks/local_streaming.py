@@ -10,6 +10,7 @@ with its best of several numbers of workers.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,27 @@ def ours(folder: Path, kind: str, threads: int) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
+def cold(folder: Path, kind: str, *, check: bool) -> float:
+    """Return GB/s of a first epoch from the disk, with the checksums or without."""
+    from shards import shardset
+    from shards.stream import Stream
+
+    for path in (folder / kind / "shards").glob("*.tar"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    matches = shardset._matches
+    if not check:
+        shardset._matches = lambda *_: True  # type: ignore[assignment]
+    try:
+        with (
+            shardset.open_shards(str(folder / kind / "shards")) as shards,
+            Stream(shards, "train", batch_size=KINDS[kind][2], num_threads=4) as stream,
+        ):
+            return epoch_rate(next(stream).images.nbytes for _ in range(stream.steps_per_epoch))
+    finally:
+        shardset._matches = matches
+
+
 def epoch_rate(sizes: Iterator[int]) -> float:
     """Return GB/s at which batches of these sizes come; the first one is start-up."""
     next(sizes)
@@ -92,6 +114,8 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, float]:
         readers[f"shards, {threads} threads, first epoch"] = lambda t=threads: ours(
             folder, kind, t
         )[0]
+    readers["from disk, checksums"] = lambda: cold(folder, kind, check=True)
+    readers["from disk, no checksums"] = lambda: cold(folder, kind, check=False)
     for name in PEERS if args.peers else ():
         for workers in args.workers:
             readers[f"{name}, {workers} workers"] = lambda n=name, w=workers: peer(
