@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -132,9 +132,7 @@ def inspect_command(dataset: Positional[Dataset]) -> None:
     print("\n".join(inspect_lines(dataset)))
 
 
-def export_command(
-    dataset: Positional[Dataset], *, tiff: Path, view: Literal["patch", "cube"] | None = None
-) -> None:
+def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None = None) -> None:
     """Write a finished data set's images as TIFF files, to scale in ImageJ and napari.
 
     Example: python -m ingest export runs/dataset --tiff runs/cubes
@@ -142,7 +140,7 @@ def export_command(
     Args:
         dataset: a finished data set's folder
         tiff: the folder for KEY.tif files and labels.csv
-        view: patch or cube; the cube where there is one when not given
+        view: one of the job's; the cube where there is one when not given
     """
     from ingest.export import export_tiff
 

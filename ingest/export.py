@@ -19,11 +19,11 @@ NM_PER_UM = 1000.0
 def export_tiff(root: Path, out: Path, view: str | None) -> int:
     """Write a finished data set's images as `out`/KEY.tif and their labels as `out`/labels.csv.
 
-    `view` is patch or cube; None takes the cube where there is one. Axes are ImageJ's (z, c, y,
-    x), voxel size in micrometres. Returns the number of files.
+    `view` is one of the data set's; None takes the cube where there is one. Axes are ImageJ's
+    (z, c, y, x), voxel size in micrometres. Returns the number of files.
     """
     dataset = read_dataset(Layout(root))
-    name = view or ("cube" if "cube" in dataset.views else "patch")
+    name = view or min(dataset.views)
     if name not in dataset.views:
         raise ValueError(f"{root}: no view {name}; it has {', '.join(dataset.views)}")
     samples = read_table(root / "samples.parquet")

@@ -99,14 +99,15 @@ class RangedVolume:
     def _groups(
         self, pairs: Iterable[tuple[Box, Image | None]]
     ) -> Iterator[list[tuple[Box, Image | None]]]:
-        """Cut a list into windows whose images take half the memory."""
+        """Cut a list into windows whose images take half the memory; given ones take none."""
         group: list[tuple[Box, Image | None]] = []
         held = 0
         for box, image in pairs:
             if not self.scale.grid.bounds.contains(box):
                 raise ValueError(f"{self._path}: {box} is not within {self.scale.grid.bounds}")
             size = int(np.prod(box.shape)) * np.dtype(self.scale.dtype).itemsize
-            if group and (held + size > self._window_bytes or len(group) == MAX_WINDOW):
+            full = held + size > self._window_bytes or len(group) == MAX_WINDOW
+            if group and image is None and full:
                 yield group
                 group, held = [], 0
             group.append((box, image))

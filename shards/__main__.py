@@ -17,7 +17,6 @@ from shards.inspect import contact_sheet, describe
 from shards.order import OrderSpec
 from shards.pack import pack
 from shards.plan import PackOptions
-from shards.schema import View
 from shards.sections import Sections
 from shards.serve import serving
 from shards.shardset import open_shards
@@ -29,7 +28,7 @@ Out = Annotated[str, tyro.conf.arg(metavar="URL")]
 def pack_command(
     dataset: Positional[Path],
     *,
-    view: View,
+    view: str,
     out: Out,
     samples_per_shard: int | None = None,
     seed: int = 42,
@@ -48,7 +47,7 @@ def pack_command(
 
     Args:
         dataset: folder that `python -m ingest finish` completed
-        view: which of the store's images
+        view: which of the store's images: patch, cube, or what else the ingest job calls them
         out: where the shards go
         samples_per_shard: at most so many samples a tar; tars of about 256 MB when not given
         seed: of the shuffle

@@ -41,7 +41,6 @@ from shards.schema import (
     Manifest,
     ShardInfo,
     SplitInfo,
-    View,
     to_json,
 )
 from shards.shardset import MANIFEST
@@ -63,7 +62,7 @@ class PackedShard:
 
 def pack(
     dataset_dir: Path,
-    view: View,
+    view: str,
     url: str,
     options: PackOptions,
     *,
@@ -97,7 +96,7 @@ def pack(
 
 
 def pack_shard(
-    dataset_dir: Path, view: View, url: str, plan: ShardPlan, class_names: tuple[str, ...]
+    dataset_dir: Path, view: str, url: str, plan: ShardPlan, class_names: tuple[str, ...]
 ) -> PackedShard:
     """Write one tar and then its index, unless both are there already and whole."""
     storage = open_storage(url)
@@ -134,7 +133,7 @@ def identity_json(row: dict[str, Any]) -> bytes:
 
 
 def _write_samples(
-    writer: TarWriter, store: SampleStore, view: View, samples: pa.Table
+    writer: TarWriter, store: SampleStore, view: str, samples: pa.Table
 ) -> tuple[list[tuple[int, int, int]], Moments]:
     """Write the members of all samples; return (offset, length, crc32c) of each one's voxels."""
     spec = store.dataset.views[view]
@@ -261,13 +260,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _content_identity(store: SampleStore, view: View) -> str:
+def _content_identity(store: SampleStore, view: str) -> str:
     return json.dumps([SCHEMA_VERSION, view, to_json(store.dataset)], sort_keys=True, default=str)
 
 
 def _manifest(
     store: SampleStore,
-    view: View,
+    view: str,
     notes: dict[str, Any],
     plans: Sequence[ShardPlan],
     packed: Sequence[PackedShard],

@@ -1,7 +1,8 @@
 """The data contract: what a sample store and a shard set hold, under one schema version.
 
 Sample store (a folder, written by `ingest`):
-    samples.zarr      a zarr v3 group with the arrays `patch` (n, c, y, x), `cube` (n, c, z, y, x)
+    samples.zarr      a zarr v3 group with arrays `patch` (n, c, y, x), `cube` (n, c, z, y, x), and
+                      such as `cube_16nm` where a job cuts several
     samples.parquet   a row a sample, in the columns of `SAMPLE_COLUMNS`
     rejects.parquet   what was left out, and why
     dataset.json      a `Dataset`; written last, so that its presence means a complete store
