@@ -3,11 +3,11 @@
 Triples are in the order that their field says: sizes of images z, y, x as the arrays have them.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.schema import VIEWS
-
+VIEW_NAME = "(patch|cube)(_[a-z0-9]+)?"
 Center = Literal["pre", "ctr", "post"]
 Channel = Literal["em", "pre", "post"]
 
@@ -69,7 +69,7 @@ def _default_views() -> dict[str, ViewConfig]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """What is cut out around each synapse.
+    """What is cut out around each synapse: any number of views, each of its scale and size.
 
     `channels`: `pre` and `post` are masks of the two partners, 255 inside, out of
     `volume.segmentation` by the table's root ids.
@@ -82,11 +82,14 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.channels[:1] != ("em",) or len(set(self.channels)) != len(self.channels):
             raise ValueError(f"channels must be em, then pre, post or both, got {self.channels}")
-        if not self.views or set(self.views) - set(VIEWS):
-            raise ValueError(f"views must be patch, cube or both, got {', '.join(self.views)}")
-        for name, axes in (("patch", "y, x"), ("cube", "z, y, x")):
-            view = self.views.get(name)
-            if view and len(view.size) != len(axes.split(", ")):
+        if not self.views or not all(re.fullmatch(VIEW_NAME, name) for name in self.views):
+            raise ValueError(
+                "views must be patch, cube, or either with a word behind, as cube_16nm; got "
+                + ", ".join(self.views)
+            )
+        for name, view in self.views.items():
+            axes = "y, x" if name.startswith("patch") else "z, y, x"
+            if len(view.size) != len(axes.split(", ")):
                 raise ValueError(f"size of {name} must be [{axes}], got {list(view.size)}")
 
     def image_shape(self, view: str) -> tuple[int, ...]:
