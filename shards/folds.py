@@ -33,7 +33,7 @@ def split_by_fold(
     folds = fold_of(samples["neuron_id"].to_numpy(), labels, options.num_folds, options.seed)
     turn = (folds - options.fold) % options.num_folds
     splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
-    _require_classes(splits, labels, options.num_folds)
+    _require_classes(splits, labels, dataset.class_names)
     leaks = _leaks(samples, splits == "train", dataset)
     column = samples.schema.get_field_index("split")
     samples = samples.set_column(column, "split", pa.array(splits, pa.string()))
@@ -60,11 +60,11 @@ def fold_of(neuron_ids: Ints, labels: npt.NDArray[np.int16], num_folds: int, see
     return dealt[neuron]
 
 
-def _require_classes(splits: np.ndarray, labels: np.ndarray, num_folds: int) -> None:
+def _require_classes(splits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
     for split in SPLITS:
         if missing := set(labels) - {UNLABELLED} - set(labels[splits == split]):
             raise ValueError(
-                f"with {num_folds} folds split {split} has no sample of label {min(missing)}: it "
+                f"this fold's split {split} has no sample of class {class_names[min(missing)]}: it "
                 "has too few neurons; give a smaller --num-folds"
             )
 

@@ -57,7 +57,6 @@ class Ingest(Common):
     """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         return stages.ingest(self.dataset, num_tasks=self.tasks, limit=self.limit, extra=extra)
 
 
@@ -78,7 +77,6 @@ class Pack(Common):
     """as so many folds of a cross-validation by neuron, OUT/fold0, OUT/fold1, …"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         sets = stages.shard_sets(self.out, self.view, self.folds)
         return stages.pack(self.dataset, sets, extra=extra)
 
@@ -102,7 +100,6 @@ class Train(Common):
     """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         runs = stages.sweep(self.recipes, self.data, self.seeds, PurePosixPath(self.run))
         return stages.train(runs, limit=self.limit, extra=extra)
 
@@ -122,7 +119,6 @@ class Predict(Common):
     """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         return stages.predict(self.runs, self.splits, limit=self.limit, extra=extra)
 
 
@@ -139,7 +135,6 @@ class Eval(Common):
     """folder of the report"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         return stages.evaluate([(self.runs, self.out)], extra=extra)
 
 
@@ -167,7 +162,6 @@ class Pipeline(Common):
     """seeds; none leaves the recipe's own"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain."""
         recipes = {name: r for name, r in (("patch", self.patch), ("cube", self.cube)) if r}
         if not recipes:
             raise ValueError("nothing to train: name recipes with --patch, --cube, or both")
@@ -210,7 +204,7 @@ def status(run: Positional[Path]) -> None:
         run: the --run folder of a submission
     """
     folder, chain = _chain(run)
-    queue = scheduler.read_queue(_ids(chain))
+    queue = scheduler.read_queue(chain.job_ids)
     sys.stdout.write(describe(folder, chain, chain_status(folder, chain, queue)) + "\n")
 
 
@@ -222,7 +216,7 @@ def cancel(run: Positional[Path]) -> None:
     Args:
         run: the --run folder of a submission
     """
-    queue = scheduler.read_queue(_ids(_chain(run)[1]))
+    queue = scheduler.read_queue(_chain(run)[1].job_ids)
     scheduler.scancel(job_id for job_id, _ in queue)
     sys.stdout.write(f"cancelled {len(queue)} tasks\n")
 
@@ -236,7 +230,7 @@ def main(args: list[str]) -> None:
     job = tyro.extras.subcommand_cli_from_dict(
         {"submit": submit_job, "status": status, "cancel": cancel},
         prog="python -m slurm",
-        description=__doc__,
+        description=sys.modules["slurm"].__doc__,
         args=own,
     )
     if isinstance(job, Common):
@@ -276,10 +270,6 @@ def _chain(run: Path) -> tuple[Path, Chain]:
     if chain is None:
         raise ValueError(f"{run} holds no chain: name the --run folder of a submission")
     return folder, chain
-
-
-def _ids(chain: Chain) -> list[str]:
-    return [job.id for step in chain.steps for job in step.jobs]
 
 
 def run_command(argv: list[str]) -> int:

@@ -1,7 +1,7 @@
 """What a job is: frozen records, checked when they are made."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -87,16 +87,15 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One link of a chain: tasks that run the same command, or each its own, after other steps.
+    """One link of a chain: tasks that come after those of other steps.
 
-    `commands` hold the arguments behind the interpreter: one for each task, or one for all, to
-    which the task's number is added behind `index_flag`. `limit` is how many may run at once.
+    `commands` are the arguments behind the interpreter: of each task, or of one command that is
+    run in so many `parts`, each told its `--task-index`. `limit` is how many may run at once.
     """
 
     name: str
     commands: tuple[Command, ...]
-    num_tasks: int = 1
-    index_flag: str | None = None
+    parts: int | None = None
     after: tuple[str, ...] = ()
     launch: Launch = "batch"
     limit: int | None = None
@@ -108,7 +107,12 @@ class Step:
             raise ValueError(f"{self.name} needs at least one task, got {self.num_tasks}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"at least one task of {self.name} must run, got limit {self.limit}")
-        assert len(self.commands) == (1 if self.index_flag else self.num_tasks)
+        assert self.parts is None or len(self.commands) == 1
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks, over all arrays."""
+        return len(self.commands) if self.parts is None else self.parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,15 +144,6 @@ class ArrayJob:
     def name(self) -> str:
         """Name of the script, unique in the chain."""
         return f"{self.step.name}-{self.tasks.start}"
-
-
-def check_chain(steps: Sequence[Step]) -> None:
-    """Raise `ValueError` unless names are unique and each step follows only earlier ones."""
-    seen: set[str] = set()
-    for step in steps:
-        if step.name in seen or not seen.issuperset(step.after):
-            raise ValueError(f"step {step.name} is there twice or comes before {step.after}")
-        seen.add(step.name)
 
 
 def split_tasks(num_tasks: int, max_array_size: int) -> list[range]:

@@ -45,6 +45,11 @@ class Chain:
     retry: str
     steps: tuple[ChainStep, ...]
 
+    @property
+    def job_ids(self) -> list[str]:
+        """All jobs that were ever submitted."""
+        return [job.id for step in self.steps for job in step.jobs]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRecord:

@@ -115,8 +115,8 @@ def _setup(job: ArrayJob) -> str:
 
 
 def _command(job: ArrayJob) -> str:
-    if flag := job.step.index_flag:
-        return f'command=({shlex.join(job.step.commands[0])} {flag} "$task")\n'
+    if job.step.parts:
+        return f'command=({shlex.join(job.step.commands[0])} --task-index "$task")\n'
     if len(job.step.commands) == 1:
         return f"command=({shlex.join(job.step.commands[0])})\n"
     return "\n".join(("case $task in", *_cases(job), "esac", ""))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import PurePosixPath
 
-from slurm.job import Command, Step, check_chain
+from slurm.job import Command, Step
 
 MIN_FOLDS = 3
 
@@ -53,14 +53,7 @@ def ingest(
     """Return the steps that run a plan's blocks in `num_tasks` parts, then finish the data set."""
     run: Command = ("-m", "ingest", "run", dataset, *extra, "--num-tasks", str(num_tasks))
     return (
-        Step(
-            name="ingest",
-            commands=(run,),
-            index_flag="--task-index",
-            num_tasks=num_tasks,
-            limit=limit,
-            after=after,
-        ),
+        Step(name="ingest", commands=(run,), parts=num_tasks, limit=limit, after=after),
         Step(name="finish", commands=(("-m", "ingest", "finish", dataset),), after=("ingest",)),
     )
 
@@ -91,7 +84,7 @@ def pack(
         ("-m", "shards", "pack", dataset, *arguments, "--out", url, *extra)
         for url, arguments in sets.items()
     )
-    return (Step(name="pack", commands=commands, num_tasks=len(commands), after=after),)
+    return (Step(name="pack", commands=commands, after=after),)
 
 
 def train(
@@ -99,15 +92,7 @@ def train(
 ) -> tuple[Step, ...]:
     """Return the step that trains each run of the sweep, a task a run."""
     commands = tuple(task.command(extra) for task in tasks)
-    step = Step(
-        name="train",
-        commands=commands,
-        num_tasks=len(commands),
-        launch="accelerate",
-        limit=limit,
-        after=after,
-    )
-    return (step,)
+    return (Step(name="train", commands=commands, launch="accelerate", limit=limit, after=after),)
 
 
 def predict(
@@ -120,10 +105,7 @@ def predict(
 ) -> tuple[Step, ...]:
     """Return the step that predicts the splits with each run, a task a run."""
     commands = tuple(("-m", "trainer", "predict", run, "--split", *splits, *extra) for run in runs)
-    step = Step(
-        name="predict", commands=commands, num_tasks=len(commands), limit=limit, after=after
-    )
-    return (step,)
+    return (Step(name="predict", commands=commands, limit=limit, after=after),)
 
 
 def evaluate(
@@ -134,7 +116,7 @@ def evaluate(
         ("-m", "eval", *runs, *(() if out is None else ("--out", out)), *extra)
         for runs, out in reports
     )
-    return (Step(name="eval", commands=commands, num_tasks=len(commands), after=after),)
+    return (Step(name="eval", commands=commands, after=after),)
 
 
 def pipeline(
@@ -158,22 +140,18 @@ def pipeline(
         runs += sweep(names, list(sets), seeds, run / "runs")
     folders = tuple(task.run for task in runs)
     report = run / "report"
-    whole: list[tuple[Command, str | None]] = [(folders, str(report))]
-    reports = whole if num_folds is None else _pooled(runs, report)
-    plan = Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),))
-    steps = (
-        plan,
+    reports = [(folders, str(report))] if num_folds is None else _pooled(runs, report)
+    return (
+        Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),)),
         *ingest(dataset, num_tasks=num_tasks, limit=limit, extra=(), after=("plan",)),
         *pack(dataset, packs, extra=(), after=("finish",)),
         *train(runs, limit=limit, extra=extra, after=("pack",)),
         *predict(folders, ("val", "test"), limit=limit, extra=(), after=("train",)),
         *evaluate(reports, extra=(), after=("predict",)),
     )
-    check_chain(steps)
-    return steps
 
 
-def _pooled(runs: Sequence[TrainTask], report: PurePosixPath) -> list[tuple[Command, str | None]]:
+def _pooled(runs: Sequence[TrainTask], report: PurePosixPath) -> list[tuple[Command, str]]:
     """Return a report for each recipe and seed, over all its folds."""
     folds: dict[str, list[str]] = {}
     for task in runs:

@@ -40,7 +40,7 @@ def submit(request: Request, max_array_size: int, *, resume: bool) -> Iterator[s
     """
     folder = slurm_folder(request.run)
     chain = _first_or_continued(request, read_chain(folder), resume=resume)
-    queue = scheduler.read_queue([job.id for step in chain.steps for job in step.jobs])
+    queue = scheduler.read_queue(chain.job_ids)
     state = _Submission(folder=folder, chain=chain, queue=queue, sbatch=_write_and_submit)
     for step, arrays in _arrays(request, max_array_size):
         try:
@@ -176,7 +176,7 @@ def _first_or_continued(request: Request, before: Chain | None, *, resume: bool)
 
 
 def _fresh(step: Step) -> ChainStep:
-    text = json.dumps([step.commands, step.index_flag])
+    text = json.dumps(step.commands)
     return ChainStep(
         name=step.name,
         after=step.after,

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from slurm import scheduler
+from slurm.job import Step
 from slurm.runfolder import read_chain, slurm_folder
+from slurm.site import parse_site
 from slurm.status import StepStatus, chain_status, overall
+from slurm.submit import Request, submit
 
 NODES = ("n1", "n2")
 CONFIG = """\
@@ -63,8 +66,7 @@ class Cluster:
         folder = slurm_folder(run)
         chain = read_chain(folder)
         assert chain is not None
-        ids = [job.id for step in chain.steps for job in step.jobs]
-        return chain_status(folder, chain, scheduler.read_queue(ids))
+        return chain_status(folder, chain, scheduler.read_queue(chain.job_ids))
 
     def states(self, run: Path) -> dict[str, list[str]]:
         """Return the state of each task by step."""
@@ -123,6 +125,42 @@ def cluster() -> Iterator[Cluster]:
         )
         stack.callback(drain_queue, running)
         yield running
+
+
+@pytest.fixture(scope="session")
+def chain_of() -> Callable[..., Request]:
+    """Return a maker of chains whose steps run lines of bash."""
+
+    def make(*steps: Step, folder: Path, **options: dict[str, str]) -> Request:
+        return Request(
+            steps=steps,
+            site=parse_site({"resources": {"time": "10", "mem": "100"}}, python="bash"),
+            options=options,
+            workdir=folder,
+            run=folder / "run",
+            retry="python -m slurm submit ... --resume",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def warned(
+    cluster: Cluster, chain_of: Callable[..., Request], tmp_path_factory: pytest.TempPathFactory
+) -> Request:
+    """A task that waits for a warning; submitted early, since Slurm looks every half minute."""
+    line = (
+        'trap "echo saved >>log; exit 75" USR1; echo start >>log; '
+        '[ "$(grep -c start log)" = 2 ] || while :; do sleep 0.1; done'
+    )
+    request = chain_of(
+        Step(name="ingest", commands=(("-c", line),)),
+        Step(name="finish", commands=(("-c", "echo end >>log"),), after=("ingest",)),
+        folder=tmp_path_factory.mktemp("warned"),
+        ingest={"time": "1", "signal": "B:USR1@55"},
+    )
+    list(submit(request, 1001, resume=False))
+    return request
 
 
 def configure(folder: Path) -> Path:

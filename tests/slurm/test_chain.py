@@ -11,54 +11,23 @@ import pytest
 
 from slurm import scheduler
 from slurm.job import Step
-from slurm.site import parse_site
 from slurm.submit import Request, submit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warned")]
 Shell = Callable[..., Request]
 
 
-def chain_of(*steps: Step, folder: Path, **options: dict[str, str]) -> Request:
-    """Return a chain whose steps run lines of bash."""
-    site = parse_site({"resources": {"time": "10", "mem": "100"}}, python="bash")
-    return Request(
-        steps=steps,
-        site=site,
-        options=options,
-        workdir=folder,
-        run=folder / "run",
-        retry="python -m slurm submit ... --resume",
-    )
-
-
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path, chain_of: Shell) -> Shell:
     """Return a maker of chains in a folder hard to quote."""
     folder = tmp_path / 'it\'s "$HOME"'
     folder.mkdir()
     return partial(chain_of, folder=folder)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warned(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Request:
-    """A task that waits for a warning; submitted first, since Slurm looks every half minute."""
-    line = (
-        'trap "echo saved >>log; exit 75" USR1; echo start >>log; '
-        '[ "$(grep -c start log)" = 2 ] || while :; do sleep 0.1; done'
-    )
-    request = chain_of(
-        step("ingest", line),
-        step("finish", "echo end >>log", after=("ingest",)),
-        folder=tmp_path_factory.mktemp("warned"),
-        ingest={"time": "1", "signal": "B:USR1@55"},
-    )
-    list(submit(request, 1001, resume=False))
-    return request
-
-
 def step(name: str, *lines: str, after: tuple[str, ...] = (), limit: int | None = None) -> Step:
     commands = tuple(("-c", line) for line in lines)
-    return Step(name=name, commands=commands, num_tasks=len(lines), after=after, limit=limit)
+    return Step(name=name, commands=commands, after=after, limit=limit)
 
 
 def test_array_runs_at_most_so_many_and_in_parts(cluster: Any, shell: Shell) -> None:
@@ -194,8 +163,3 @@ def test_email_and_comment_reach_slurm_whole(cluster: Any, shell: Shell) -> None
     assert f"Comment={comment} \n" in shown
     assert "MailUser=a@b.c" in shown
     scheduler.scancel([job_id])
-
-
-def test_a_task_warned_of_its_limit_is_queued_again(cluster: Any, warned: Request) -> None:
-    assert cluster.wait(warned.run) == "done", cluster.describe(warned.run)
-    assert (warned.workdir / "log").read_text().split() == ["start", "saved", "start", "end"]

@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from slurm.runfolder import read_tasks, slurm_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("warned"),
+]
 SITE = """\
 [resources]
 time = "30"
@@ -31,16 +36,26 @@ def ours(package: str, *words: str | Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a phantom, a config of many small blocks, and a site."""
+    """A folder with a phantom, a config of many small blocks and of one, and a site."""
     folder = tmp_path_factory.mktemp("a lab")
     size = ("--size", "384", "384", "64", "--synapses", "40", "--neurons", "20")
     ours("ingest", "phantom", "phantom", *size, folder=folder)
     config = yaml.safe_load((folder / "phantom" / "ingest.yaml").read_text())
     config["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [8, 32, 32]}}
-    config["samples_per_block"] = 3
-    (folder / "phantom" / "small.yaml").write_text(yaml.safe_dump(config))
+    for name, samples_per_block in (("small", 3), ("one_block", 100)):
+        config["samples_per_block"] = samples_per_block
+        (folder / "phantom" / f"{name}.yaml").write_text(yaml.safe_dump(config))
     (folder / "site.toml").write_text(SITE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(cluster: Any, lab: Path) -> Path:
+    """The run of a pipeline, from where it is first asked for to the end of this file."""
+    words = ("pipeline", "phantom/one_block.yaml", "--run", "runs/all of it")
+    folds = ("--tasks", "2", "--limit", "2", "--folds", "3", "--cube", "unet3d_small")
+    submit(cluster, lab, *words, *folds, extra=(*MODEL, "--epochs", "1"))
+    return lab / "runs" / "all of it"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +109,7 @@ def test_ingest_survives_a_killed_task_and_a_drained_node(
     assert digests(lab / "by slurm") == digests(local_dataset)
 
 
+@pytest.mark.usefixtures("pipeline")
 def test_ingest_through_dask_workers_in_slurm(
     cluster: Any, lab: Path, local_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,11 +174,21 @@ def test_two_nodes_train_as_two_ranks(cluster: Any, lab: Path, shards: str) -> N
     assert "2 ranks" in log
 
 
-def test_pipeline_from_one_command(cluster: Any, lab: Path) -> None:
-    run = lab / "runs" / "all of it"
-    words = ("--tasks", "2", "--cube", "unet3d_small", "--run", "runs/all of it")
-    extra = (*MODEL, "--epochs", "1")
-    submit(cluster, lab, "pipeline", "phantom/small.yaml", *words, extra=extra)
-    assert cluster.wait(run) == "done", cluster.describe(run)
-    assert "eval    1 done" in cluster.describe(run)
-    assert (run / "report" / "report.html").stat().st_size > 1000
+def test_pipeline_cross_validates_from_one_command(cluster: Any, pipeline: Path) -> None:
+    """Two ingest tasks for the one block, three folds, and a report on every sample."""
+    assert cluster.wait(pipeline) == "done", cluster.describe(pipeline)
+    assert {name: len(tasks) for name, tasks in cluster.states(pipeline).items()} == {
+        **dict.fromkeys(("plan", "finish", "eval"), 1),
+        **dict.fromkeys(("pack", "train", "predict"), 3),
+        "ingest": 2,
+    }
+    report = pipeline / "report" / "unet3d_small"
+    assert (report / "report.html").stat().st_size > 1000
+    samples = pd.read_parquet(pipeline / "dataset" / "samples.parquet")
+    pooled = pd.read_parquet(report / "predictions.parquet")
+    assert sorted(pooled.synapse_id) == sorted(samples.synapse_id)
+
+
+def test_a_task_warned_of_its_limit_is_queued_again(cluster: Any, warned: Any) -> None:
+    assert cluster.wait(warned.run) == "done", cluster.describe(warned.run)
+    assert (warned.workdir / "log").read_text().split() == ["start", "saved", "start", "end"]

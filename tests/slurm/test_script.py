@@ -77,7 +77,7 @@ def test_golden_scripts_are_bash(name: str) -> None:
 
 def array_job(commands: tuple[tuple[str, ...], ...], folder: Path) -> ArrayJob:
     return ArrayJob(
-        step=Step(name="train", commands=commands, num_tasks=len(commands)),
+        step=Step(name="train", commands=commands),
         tasks=range(len(commands)),
         resources=Resources(),
         environment=Environment(python="printf"),
