@@ -1,16 +1,20 @@
 """Tables on another machine, in every format, with and without a header, over a bad line."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ingest import fetch, remote
+from ingest.geometry import box_at
+from ingest.image_config import VolumeConfig
 from ingest.remote import RemoteFile, remote_identity
 from ingest.tables import open_table
+from ingest.volumes import open_volume
 from tests.servers.files import FileServer
 
 ROWS = pd.DataFrame(
@@ -90,3 +94,36 @@ def test_identity_tells_a_changed_table(tables: Path) -> None:
 def test_a_missing_table_is_named(tables: Path) -> None:
     with FileServer(folder=tables) as server, pytest.raises(ValueError, match=r"none.csv: no such"):
         open_table(f"{server.url}/none.csv")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "endpoint"), [("gs", "GOOGLE_BASE_URL"), ("s3", "AWS_ENDPOINT_URL")]
+)
+def test_buckets_are_read_by_their_own_urls(
+    *,
+    scheme: str,
+    endpoint: str,
+    tables: Path,
+    formula_volumes: dict[str, Path],
+    box_voxels: Callable[[Any, Any], np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bucket's endpoint answers at /BUCKET/KEY, without a signature."""
+    volume = formula_volumes["sharded"]
+    for name in fetch.AWS_CREDENTIALS | fetch.GOOGLE_CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    with FileServer(folder=tables.parent) as server:
+        monkeypatch.setenv(endpoint, server.url)
+        table = open_table(f"{scheme}://{tables.name}/t.parquet")
+        rows = pd.concat(table.batches(["id"]), ignore_index=True)
+        assert rows.id.tolist() == ROWS.id.tolist()
+        with pytest.raises(ValueError, match=rf"{scheme}://{tables.name}/none.csv: no such table"):
+            open_table(f"{scheme}://{tables.name}/none.csv")
+    with FileServer(folder=volume.parents[1]) as server:
+        monkeypatch.setenv(endpoint, server.url)
+        path = f"precomputed://{scheme}://{volume.parent.name}/{volume.name}"
+        opened = open_volume(VolumeConfig(path=path), 0, concurrency=4)
+        start, shape = opened.scale.grid.bounds.start, (9, 20, 30)
+        image = opened.read(box_at(start, shape))
+        np.testing.assert_array_equal(image[0], box_voxels(start, shape))
+        opened.close()
