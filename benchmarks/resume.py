@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import google_crc32c
+import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ BATCH = 64
 def make(folder: Path, num_samples: int) -> None:
     """Write indices, manifest and sparse tars."""
     folder.mkdir(parents=True, exist_ok=True)
-    crc = google_crc32c.value(bytes(int(np.prod(IMAGE.shape))))
+    crc = crc32c.crc32c(bytes(int(np.prod(IMAGE.shape))))
     shards = [
         _shard(folder, start, min(PER_SHARD, num_samples - start), crc)
         for start in range(0, num_samples, PER_SHARD)

@@ -12,7 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
-import google_crc32c
+import crc32c
 import numpy as np
 import webdataset
 
@@ -35,7 +35,7 @@ def ours(path: Path, images: np.ndarray) -> None:
                 (f"{key}.json", (IDENTITY,)),
             ]
             start = writer.add(members)[0]
-            places.append((start + len(npy), voxels.nbytes, google_crc32c.value(voxels)))
+            places.append((start + len(npy), voxels.nbytes, crc32c.crc32c(voxels)))
         writer.close()
 
 

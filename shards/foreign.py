@@ -16,7 +16,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -161,7 +161,7 @@ def _row(
         "label": _label(members.get("cls", (0, str(UNLABELLED).encode()))[1], f"{where}: {key}"),
         "offset": offset + start,
         "length": len(content) - start,
-        "crc32c": google_crc32c.value(content[start:]),
+        "crc32c": crc32c.crc32c(content[start:]),
     }
     return row, image, encoded
 

@@ -14,10 +14,10 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import dask.base
 import dask.callbacks
 import dask.delayed
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -154,7 +154,7 @@ def _write_samples(
                     (f"{row['key']}.json", (identity_json(row),)),
                 ]
             )[0]
-            places.append((offset + len(npy), len(voxels), google_crc32c.value(image.reshape(-1))))
+            places.append((offset + len(npy), len(voxels), crc32c.crc32c(image.reshape(-1))))
     return places, reduce(add, moments)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from threading import Lock
 
-import google_crc32c
+import crc32c
 import numpy as np
 
 from shards.cache import CacheSpec, cache_from_environment
@@ -108,7 +108,7 @@ class ShardSet:
             return
         shard, key = index.shards[index.shard[row]].name, index.column("key")[row]
         raise ValueError(
-            f"{self.url}/{shard}: sample {key} has checksum {google_crc32c.value(voxels):08x}, its "
+            f"{self.url}/{shard}: sample {key} has checksum {crc32c.crc32c(voxels.data):08x}, its "
             f"index says {index.crc32c[row]:08x}: the shard was altered; copy it again, or pack "
             "again"
         )
@@ -149,4 +149,4 @@ def open_shards(
 
 
 def _matches(index: Index, row: int, voxels: np.ndarray) -> bool:
-    return bool(google_crc32c.value(voxels) == index.crc32c[row])
+    return bool(crc32c.crc32c(voxels.data) == index.crc32c[row])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 
 from shards.index import load_shard_table
@@ -72,7 +72,7 @@ def _foreign_faults(
     for row in rows:
         data = bytearray(row["length"])
         storage.read_into(shard.name, row["offset"], memoryview(data))
-        if google_crc32c.value(bytes(data)) != row["crc32c"]:
+        if crc32c.crc32c(bytes(data)) != row["crc32c"]:
             yield f"{shard.name}: {row['key']}: checksum differs from the index"
 
 
@@ -115,7 +115,7 @@ def _member_faults(
             yield f"member {member.name} is not a {image.dtype} array {image.shape}"
         if member.offset_data + len(header) != row["offset"]:
             yield f"member {member.name}: the index has another offset"
-        if google_crc32c.value(data[len(header) :]) != row["crc32c"]:
+        if crc32c.crc32c(data[len(header) :]) != row["crc32c"]:
             yield f"member {member.name}: checksum differs from the index"
     elif suffix == "cls":
         if data != str(row["label"]).encode():

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
@@ -56,7 +56,7 @@ class ShardFiles:
             count = os.preadv(file.fileno(), [voxels.data, crc], offset)
         if count != voxels.nbytes + self._crc_bytes or length != count:
             raise ValueError(f"{path}: row {row} is cut short; {_CURE}")
-        if crc and struct.unpack("<I", crc)[0] != google_crc32c.value(voxels):
+        if crc and struct.unpack("<I", crc)[0] != crc32c.crc32c(voxels.data):
             raise ValueError(f"{path}: row {row} does not match its checksum; {_CURE}")
 
     def _read_index(self, shard: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class ShardFiles:
             raise ValueError(f"{path}: no such zarr shard; {_CURE}") from None
         except OSError:
             raise ValueError(f"{path}: too short for a zarr shard; {_CURE}") from None
-        if struct.unpack("<I", data[size:])[0] != google_crc32c.value(data[:size]):
+        if struct.unpack("<I", data[size:])[0] != crc32c.crc32c(data[:size]):
             raise ValueError(f"{path}: the shard's index does not match its checksum; {_CURE}")
         return np.frombuffer(data[:size], "<u8").reshape(-1, 2)
 
@@ -93,11 +93,11 @@ def write_shard(path: Path, images: np.ndarray, rows_per_shard: int) -> None:
         for place, image in enumerate(images):
             if image.any():
                 file.write(image)
-                file.write(struct.pack("<I", google_crc32c.value(image)))
+                file.write(struct.pack("<I", crc32c.crc32c(image)))
                 index[place] = offset, image.nbytes + CRC_BYTES
                 offset = file.tell()
         data = index.tobytes()
-        file.write(data + struct.pack("<I", google_crc32c.value(data)))
+        file.write(data + struct.pack("<I", crc32c.crc32c(data)))
 
 
 def _crc_bytes(array: zarr.Array[Any], folder: Path) -> int:
