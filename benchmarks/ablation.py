@@ -66,10 +66,11 @@ def view(run: str) -> str:
     return "patch" if "2d" in RUNS[run][0] else "cube"
 
 
-def train(run: str, seed: int, data: Path, folder: Path) -> None:
+def train(run: str, seed: int, data: Path, folder: Path, threads: int) -> None:
     """Train, or go on training, one run."""
     launch = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no"
     where = ["--data", str(data / view(run)), "--out", str(folder), "--seed", str(seed)]
+    where += ["--threads", str(threads)]
     command = [*launch.split(), "--dynamo_backend", "no", "-m", "trainer", *RUNS[run], *where]
     subprocess.run(command, check=True)
 
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--threads", type=int, default=0, help="of a training; 0 for all cores")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
@@ -145,7 +147,7 @@ def main() -> None:
             out = prediction_folder(options.out, name, seed)
             if not is_done(out):
                 run = options.out / "runs" / f"{row.run}-{seed}"
-                train(row.run, seed, options.training, run)
+                train(row.run, seed, options.training, run, options.threads)
                 predict(row, run, out, options.training, options.test)
     print(table(options.out, options.seeds))
 
