@@ -18,7 +18,7 @@ from ingest.layout import (
     write_table,
 )
 from ingest.pictures import draw_all
-from ingest.splits import check_no_class_empty
+from ingest.splits import check_no_class_empty, neurons_by_split
 from shards.files import write_json
 from shards.schema import (
     SAMPLE_COLUMNS,
@@ -71,13 +71,12 @@ def describe(plan: Plan, kept: pd.DataFrame, num_rejects: int) -> Dataset:
 
 
 def _rules(plan: Plan, kept: pd.DataFrame) -> dict[str, Any]:
-    neurons = kept.groupby("split").neuron_id.nunique()
     flags = kept.qc_flags[kept.qc_flags != ""].str.split(",").explode().value_counts()
     return {
         "funnel": plan.document["funnel"],
         "notes": plan.document["notes"],
         "tiers": tier_counts(kept),
-        "neurons": {split: int(neurons.get(split, 0)) for split in SPLITS},
+        "neurons": neurons_by_split(kept),
         "qc_flags": {str(flag): int(count) for flag, count in flags.items()},
         "center": plan.job.samples.center,
         "prediction": plan.document["prediction"],

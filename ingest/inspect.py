@@ -28,7 +28,7 @@ def inspect_lines(root: Path) -> Iterator[str]:
     yield f"flagged: {_pairs(dataset.rules['qc_flags'])}"
     reasons = read_table(root / "rejects.parquet").reason.value_counts()
     yield f"rejected {dataset.num_rejects}: {_pairs(dict(reasons))}"
-    yield f"pictures: {root / 'qc'}"
+    yield f"pictures: {root / 'qc'}, the worst samples in worst-VIEW.png"
 
 
 def plan_lines(document: Mapping[str, Any]) -> Iterator[str]:
@@ -71,7 +71,8 @@ def count_lines(
 ) -> Iterator[str]:
     """Yield samples of each class and neurons, by split."""
     for split in SPLITS:
-        yield f"{split:>6}: {_pairs(counts[split])} of {neurons[split]} neurons"
+        of = f"{neurons[split]} neurons" if any(neurons.values()) else "unknown neurons"
+        yield f"{split:>6}: {_pairs(counts[split])} of {of}"
 
 
 def _pairs(counts: Mapping[str, Any]) -> str:

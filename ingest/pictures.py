@@ -1,56 +1,53 @@
-"""Pictures of a data set: sheets of samples, and where they lie."""
+"""Pictures of a data set: where its samples lie, how many a neuron has, and sheets of them."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import zarr
 from matplotlib.figure import Figure
-from PIL import Image as PilImage
 
+from ingest.image_config import QcConfig
+from ingest.parse import parse
+from ingest.sheets import COLUMNS, ROWS, sheet_of_some, sheet_of_worst
 from shards.schema import SPLITS, Dataset
 from shards.store import ARRAYS
 
-SHEET_COLUMNS, SHEET_ROWS, GAP_PX = 8, 4, 2
 MOST_POINTS = 20_000
 NM_PER_UM = 1000.0
 
 
-def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataFrame) -> list[Path]:
-    """Write the pictures of a data set to its folder qc/, and return their paths."""
+def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataFrame) -> None:
+    """Write the pictures of a data set to its folder qc/; what is not known is not drawn.
+
+    `kept` are the samples with the measurements of their images.
+    """
     folder = root / "qc"
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [positions_picture(folder, dataset, kept, rejects), neurons_picture(folder, kept)]
+    if kept.center_x_nm.notna().any():
+        positions_picture(folder, dataset, kept, rejects)
+    if kept.neuron_id.any():
+        neurons_picture(folder, kept)
     group = zarr.open_group(root / ARRAYS, mode="r")
-    for view in dataset.views:
+    limits = parse(QcConfig, dataset.config["qc"], where=str(root))
+    for view, spec in dataset.views.items():
         array = group[view]
         assert isinstance(array, zarr.Array)
-        for split in SPLITS:
-            for code, name in enumerate(dataset.class_names):
-                chosen = kept[(kept.split == split) & (kept.label == code)]
-                paths.append(_sheet_of(folder / f"{view}-{split}-{name}.png", array, chosen))
-    return paths
-
-
-def contact_sheet(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Lay grey images (y, x) of one size out as rows of a page."""
-    height, width = images[0].shape
-    rows = -(-len(images) // SHEET_COLUMNS)
-    columns = min(len(images), SHEET_COLUMNS)
-    page = np.full((rows * (height + GAP_PX), columns * (width + GAP_PX)), 255, dtype=np.uint8)
-    for place, image in enumerate(images):
-        row, column = divmod(place, SHEET_COLUMNS)
-        y, x = row * (height + GAP_PX), column * (width + GAP_PX)
-        page[y : y + height, x : x + width] = image
-    return page
+        measured = kept.set_axis([str(name).removeprefix(f"{view}_") for name in kept], axis=1)
+        sheet_of_worst(folder / f"worst-{view}.png", array, spec, measured, limits)
+        for split, (code, name) in product(SPLITS, enumerate(dataset.class_names)):
+            chosen = kept[(kept.split == split) & (kept.label == code)]
+            some = chosen.sample(min(len(chosen), COLUMNS * ROWS), random_state=0)
+            rows = some.row.sort_values().tolist()
+            sheet_of_some(folder / f"{view}-{split}-{name}.png", array, spec, rows)
 
 
 def positions_picture(
     folder: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataFrame
-) -> Path:
+) -> None:
     """Draw where samples lie, by split (upper row) and class (lower row), from two sides."""
     figure = _figure(11, 9)
     axes = figure.subplots(2, 2)
@@ -67,10 +64,10 @@ def positions_picture(
             axis.set(xlabel="x (µm)", ylabel=f"{across} (µm)")
             axis.invert_yaxis()
             axis.legend(markerscale=4, fontsize=8)
-    return _save(figure, folder / "positions.png")
+    _save(figure, folder / "positions.png")
 
 
-def neurons_picture(folder: Path, kept: pd.DataFrame) -> Path:
+def neurons_picture(folder: Path, kept: pd.DataFrame) -> None:
     """Draw how many samples the neurons of each split have."""
     figure = _figure(6, 4)
     axis = figure.subplots()
@@ -79,16 +76,7 @@ def neurons_picture(folder: Path, kept: pd.DataFrame) -> Path:
         axis.plot(np.arange(1, len(sizes) + 1), sizes, marker=".", label=f"{split} ({len(sizes)})")
     axis.set(xlabel="neuron, by rank", ylabel="samples", xscale="log", yscale="log")
     axis.legend(title="split (neurons)")
-    return _save(figure, folder / "neurons.png")
-
-
-def _sheet_of(path: Path, array: "zarr.Array[Any]", samples: pd.DataFrame) -> Path:
-    count = min(len(samples), SHEET_COLUMNS * SHEET_ROWS)
-    rows = samples.sample(count, random_state=0).row.sort_values().tolist()
-    images = [np.asarray(array[row]) for row in rows]
-    middle = [image[0, image.shape[1] // 2] if image.ndim == 4 else image[0] for image in images]
-    PilImage.fromarray(contact_sheet(middle)).save(path)
-    return path
+    _save(figure, folder / "neurons.png")
 
 
 def _scatter(axis: Any, part: pd.DataFrame, across: str, label: str) -> None:
@@ -101,6 +89,5 @@ def _figure(width: float, height: float) -> Figure:
         return Figure(figsize=(width, height), dpi=100)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
-    return path

@@ -29,7 +29,7 @@ from ingest.predict import predict, predict_files
 from ingest.remote import check_table, is_remote, remote_identity
 from ingest.scale import Scale, StoredSizes
 from ingest.selftest import check_positions, check_voxel_size
-from ingest.splits import check_no_class_empty, counts_by_split
+from ingest.splits import check_no_class_empty, counts_by_split, neurons_by_split
 from ingest.tables import num_rows, synapse_batches
 from ingest.tree import folder_identity
 from ingest.volumes import load_scale, stored_sizes, volume_identity
@@ -101,6 +101,7 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
         samples.split.to_numpy(), samples.label.to_numpy(), job.labels.class_names
     )
     check_no_class_empty(counts, where=job.synapses.path)
+    samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     document = {
         "schema_version": SCHEMA_VERSION,
         "config": plain(job),
@@ -109,7 +110,7 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
         "num_blocks": -(-len(samples) // job.samples_per_block),
         "num_rejects": len(rejects),
         "counts": counts,
-        "neurons": _neuron_counts(samples),
+        "neurons": neurons_by_split(samples),
         "funnel": funnel.table(),
         "notes": funnel.notes,
         "tiers": tier_counts(samples),
@@ -118,7 +119,6 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
         },
         "prediction": _prediction(samples, job, scales),
     }
-    samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     return Draft(samples, rejects, document)
 
 
@@ -231,8 +231,3 @@ def _stored_sizes(
         if (sizes := stored_sizes(job.volume, mip, boxes)) is not None:
             found[mip] = sizes
     return found
-
-
-def _neuron_counts(samples: pd.DataFrame) -> dict[str, int]:
-    found = samples.groupby("split").neuron_id.nunique()
-    return {name: int(found.get(index, 0)) for index, name in enumerate(SPLITS)}

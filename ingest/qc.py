@@ -1,5 +1,6 @@
 """What is wrong with an image, in numbers; and which numbers leave it out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from ingest.sections import largest_shift_px, least_focus
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
+TINY = 1e-9  # in place of a division by 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
@@ -22,6 +25,17 @@ class Quality:
     contrast: float  # standard deviation, 0 to 127.5
     shift_px: float  # the largest between neighbouring sections; 0 for a patch
     focus: float  # sharpness of the dullest section against the median one; 1 for a patch
+    mask_fraction: float  # voxels in the smallest of its masks; 1 where it has none
+
+
+# Flags: the measurement that each looks at, and how bad a value is; above 1 the image is flagged.
+FLAGS: dict[str, tuple[str, Callable[[Any, QcConfig], Any]]] = {
+    "missing_sections": ("missing_sections", lambda value, _: 2.0 * value),
+    "low_contrast": ("contrast", lambda value, config: config.min_contrast / (value + TINY)),
+    "shifted": ("shift_px", lambda value, config: value / config.max_shift_px),
+    "blurred": ("focus", lambda value, config: config.min_focus / (value + TINY)),
+    "empty_mask": ("mask_fraction", lambda value, _: 2.0 * (value == 0)),
+}
 
 
 def measure(image: Image) -> Quality:
@@ -40,6 +54,7 @@ def measure(image: Image) -> Quality:
         contrast=float(np.sqrt(squares.sum() / em.size - mean**2)),
         shift_px=largest_shift_px(shown) if em.ndim == 3 else 0.0,
         focus=least_focus(shown, contrast[shows]) if em.ndim == 3 else 1.0,
+        mask_fraction=min((np.count_nonzero(mask) / mask.size for mask in image[1:]), default=1.0),
     )
 
 
@@ -65,10 +80,4 @@ def reject_reason(quality: Quality, config: QcConfig) -> str:
 
 def flags(quality: Quality, config: QcConfig) -> list[str]:
     """Return what is worth knowing of an image that is kept."""
-    found = {
-        "missing_sections": quality.missing_sections > 0,
-        "low_contrast": quality.contrast < config.min_contrast,
-        "shifted": quality.shift_px > config.max_shift_px,
-        "blurred": quality.focus < config.min_focus,
-    }
-    return [name for name, noticed in found.items() if noticed]
+    return [name for name, (field, of) in FLAGS.items() if of(getattr(quality, field), config) > 1]

@@ -100,6 +100,13 @@ def counts_by_split(
     }
 
 
+def neurons_by_split(samples: pd.DataFrame) -> dict[str, int]:
+    """Return the number of known neurons in each split."""
+    known = samples[samples.neuron_id != 0]
+    found = known.groupby("split", observed=True).neuron_id.nunique()
+    return {split: int(found.get(split, 0)) for split in SPLITS}
+
+
 def check_no_class_empty(counts: Mapping[str, Mapping[str, int]], *, where: str) -> None:
     """Refuse splits of which one lacks a class: nothing could be learned or measured there."""
     for split, classes in counts.items():
