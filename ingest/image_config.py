@@ -108,3 +108,7 @@ class QcConfig:
     min_contrast: float = 8.0  # standard deviation of grey values
     max_shift_px: float = 5.0  # between neighbouring sections
     min_focus: float = 0.55  # of the dullest section against the median one
+
+    def __post_init__(self) -> None:
+        if self.max_shift_px <= 0:
+            raise ValueError(f"max_shift_px must be above 0, got {self.max_shift_px}")
