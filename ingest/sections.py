@@ -26,28 +26,32 @@ def largest_shift_px(em_zyx: Image) -> float:
         return 0.0
     halves = _halved(_middles(em_zyx))
     quarters = halves[:, ::2] + halves[:, 1::2]
-    shifts = 4 * _shifts(quarters[:, :, ::2] + quarters[:, :, 1::2])
-    for pair in np.flatnonzero(~(shifts <= MOVED_PX)):
-        shifts[pair] = 2 * _shifts(halves[pair : pair + 2])[0]
+    shifts = 4 * _shifts(quarters[:, :, ::2] + quarters[:, :, 1::2], np.arange(len(em_zyx) - 1))
+    if len(moved := np.flatnonzero(~(shifts <= MOVED_PX))):
+        shifts[moved] = 2 * _shifts(halves, moved)
     return float(np.nan_to_num(shifts).max())
 
 
-def _shifts(sections: Floats) -> Floats:
-    """Return the shift between neighbours (n - 1), by phase correlation; NaN where none is clear.
+def _shifts(sections: Floats, pairs: npt.NDArray[np.intp]) -> Floats:
+    """Return by how much sections are shifted against the next ones, NaN where that is not clear.
+
+    By phase correlation; `pairs` are the places of sections.
 
     Each spectrum is divided by the root of its amplitude, half way from plain to phase-only
     correlation: phase alone lets the noise of blurred sections count as much as their content.
     Kuglin and Hines 1975, "The phase correlation image alignment method".
     """
-    count, height, width = sections.shape
-    sections = sections - sections.mean(axis=(1, 2), keepdims=True)
+    _, height, width = sections.shape
+    used = np.union1d(pairs, pairs + 1)
+    sections = sections[used] - sections[used].mean(axis=(1, 2), keepdims=True)
     sections *= _taper(height, width)
     spectra = fft.rfft2(sections)
     spectra *= 1 / np.sqrt(np.maximum(np.abs(spectra), 1e-6))
-    peaks = fft.irfft2(spectra[1:] * spectra[:-1].conj(), s=(height, width))
-    flat = peaks.reshape(count - 1, -1)
+    first = np.searchsorted(used, pairs)
+    peaks = fft.irfft2(spectra[first + 1] * spectra[first].conj(), s=(height, width))
+    flat = peaks.reshape(len(pairs), -1)
     y, x = np.unravel_index(flat.argmax(axis=1), (height, width))
-    pair = np.arange(count - 1)
+    pair = np.arange(len(pairs))
     dy = _between(*(peaks[pair, (y + step) % height, x] for step in (-1, 0, 1)))
     dx = _between(*(peaks[pair, y, (x + step) % width] for step in (-1, 0, 1)))
     deviation = np.sqrt(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
