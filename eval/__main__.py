@@ -16,7 +16,7 @@ import tyro
 
 from eval.commands import Sources, evaluate_paths, export_path
 from eval.evaluate import Options
-from eval.folds import pool_folds
+from eval.folds import POOLED_NOTE, pool_folds
 from shards.command import run_command
 
 
@@ -82,6 +82,7 @@ def _evaluate(args: list[str], *, at_least: int) -> None:
         raise ValueError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
     if asked.pool:
         paths = (pool_folds(paths, asked.out or paths[0], asked.criterion),)
+    notes = (POOLED_NOTE,) if asked.pool else ()
     sources = Sources(
         paths=paths,
         data=asked.data,
@@ -89,7 +90,7 @@ def _evaluate(args: list[str], *, at_least: int) -> None:
         tags=asked.tags,
         segmentation=asked.segmentation,
     )
-    options = Options(criterion=asked.criterion, images=asked.images)
+    options = Options(criterion=asked.criterion, images=asked.images, notes=notes)
     command = ["python", "-m", "eval", *sys.argv[1:]]
     evaluate_paths(sources, options, out=asked.out, command=command)
 

@@ -42,6 +42,7 @@ class Options:
 
     criterion: str = "balanced_accuracy"
     images: bool = True  # gallery, image baseline, image duplicates
+    notes: tuple[str, ...] = ()  # what the report says first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +60,7 @@ class Evaluation:
 
 def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> Evaluation:
     """Evaluate one subject; `say` is told each step as it begins."""
-    notes: list[str] = []
+    notes = list(options.notes)
     say("metrics")
     swept = _sweep(subject.val, subject.num_classes, options.criterion)
     tau = None if subject.num_classes > 2 else swept.tau if swept else HALF

@@ -12,12 +12,16 @@ from eval.predictions import Floats, probability_columns, write_predictions
 from eval.subject import Subject, open_subject
 from eval.threshold import sweep
 
-POOLED = "predictions.parquet"
+POOLED = "pooled.parquet"
+POOLED_NOTE = (
+    "The folds of a cross-validation, pooled: each fold's threshold comes from its own validation "
+    "split, and its scores are moved so that it is 0.5."
+)
 TINY = 1e-12  # probabilities of 0 and 1 have no finite logit
 
 
 def pool_folds(runs: tuple[Path, ...], out: Path, criterion: str) -> Path:
-    """Write the test predictions of all folds to OUT/predictions.parquet; return its path.
+    """Write the test predictions of all folds to OUT/pooled.parquet; return its path.
 
     Each fold's threshold is swept on its own validation split, and its log odds are moved so that
     the threshold is 0.5; of more than two classes they stay as they are. Prints each fold's score.
@@ -26,9 +30,8 @@ def pool_folds(runs: tuple[Path, ...], out: Path, criterion: str) -> Path:
     classes = {subject.info.class_names for subject in subjects}
     if len(classes) > 1:
         raise ValueError(f"the runs have different classes, {sorted(classes)}: they are no folds")
-    neurons, times = np.unique(
-        np.concatenate([subject.test.neuron_ids for subject in subjects]), return_counts=True
-    )
+    ids = np.concatenate([subject.test.neuron_ids for subject in subjects])
+    neurons, times = np.unique(ids[ids != 0], return_counts=True)  # 0 is an unknown neuron
     if twice := int((times > 1).sum()):
         raise ValueError(
             f"{twice} of {len(neurons)} neurons are tested in several of the {len(runs)} runs: "

@@ -24,6 +24,7 @@ def folds(
     for number in range(3):
         frames = {"val": make_predictions(number, first_neuron=500)}
         frames["test"] = make_predictions(10 + number, first_neuron=100 * number + 1)
+        frames["test"].loc[:1, "neuron_id"] = 0  # unknown, which no two folds share
         for frame in frames.values():
             frame["probability"] = special.expit(special.logit(frame["probability"]) + 3 * number)
         made.append(run_maker(tmp_path / f"fold{number}", frames))
@@ -35,13 +36,15 @@ def test_each_fold_is_judged_by_its_own_threshold(
 ) -> None:
     out = tmp_path / "pooled"
     main([*map(str, folds), "--pool", "--out", str(out)])
-    pooled, info = read_predictions(out / "predictions.parquet")
+    pooled, info = read_predictions(out / "pooled.parquet")
     parts = [read_predictions(run / "predictions/test.parquet")[0] for run in folds]
     assert len(pooled) == sum(map(len, parts))
     assert info.run == "3 folds pooled"
     said = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:3]]
-    scores = json.loads((out / "metrics.json").read_text())["runs"][0]["metrics"]
+    run = json.loads((out / "metrics.json").read_text())["runs"][0]
+    scores = run["metrics"]
     assert min(map(float, said)) <= scores["balanced_accuracy"]["value"] <= max(map(float, said))
+    assert "each fold's threshold comes from its own validation" in run["notes"][0]
 
 
 def test_what_are_no_folds(folds: tuple[Path, ...], tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_pipeline_cross_validates_from_one_command(cluster: Any, pipeline: Path)
     report = pipeline / "report" / "unet3d_small"
     assert (report / "report.html").stat().st_size > 1000
     samples = pd.read_parquet(pipeline / "dataset" / "samples.parquet")
-    pooled = pd.read_parquet(report / "predictions.parquet")
+    pooled = pd.read_parquet(report / "pooled.parquet")
     assert sorted(pooled.synapse_id) == sorted(samples.synapse_id)
 
 
