@@ -111,10 +111,14 @@ def _is_stuck(status: StepStatus) -> bool:
 
 
 def _step_line(status: StepStatus) -> str:
-    counts = status.counts
-    told = ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])
-    notes = {task.note for task in status.tasks if task.state in _WITH_NOTE} - {"None"}
-    return f"{status.step.name:<8}{told}" + (f" ({', '.join(sorted(notes))})" if notes else "")
+    told = (_count(status, state) for state in reversed(STATES) if status.counts[state])
+    return f"{status.step.name:<8}{', '.join(told)}"
+
+
+def _count(status: StepStatus, state: State) -> str:
+    notes = {task.note for task in status.tasks if task.state == state} - {"", "None"}
+    told = f" ({', '.join(sorted(notes))})" if notes and state in _WITH_NOTE else ""
+    return f"{status.counts[state]} {state}{told}"
 
 
 def _failures(folder: Path, status: StepStatus) -> list[str]:
