@@ -73,7 +73,8 @@ class Window:
                 self._image(user)[0][into] = image_zyx[out_of]
         with self._changed:
             self._left[chunk.users] -= 1
-            self._changed.notify()
+            if not self._left[chunk.users].all():  # one is whole: do not wake its taker for less
+                self._changed.notify()
 
     def fail(self, error: BaseException) -> None:
         """Let whoever takes images get this error."""
@@ -95,12 +96,11 @@ class Window:
         return self._failure is not None or not self._left[number]
 
     def _image(self, user: int) -> Voxels:
-        with self._changed:
-            image = self._images.get(user)
-            if image is None:
-                shape = (1, *self._boxes[user].shape)
-                image = self._images[user] = np.empty(shape, dtype=self._dtype)
-        return image
+        image = self._images.get(user)
+        if image is not None:
+            return image
+        shape = (1, *self._boxes[user].shape)
+        return self._images.setdefault(user, np.empty(shape, dtype=self._dtype))
 
 
 def chunks_of(grid: Grid, boxes: Sequence[Box]) -> list[Chunk]:
