@@ -74,18 +74,15 @@ def resnet18_25d() -> Config:
 
 
 def resnet18_2d_strong() -> Config:
-    """ResNet-18 on 2D patches: mild augmentation for EM, one rise and fall of the rate, EMA."""
+    """ResNet-18 on 2D patches: mild augmentation for EM, decay, averaged weights."""
     return replace(
         resnet18_2d(),
         crop=(192, 192),
         augment=STRONG_2D,
         optimizer="adamw",
-        lr=1e-3,
-        schedule="one_cycle",
         weight_decay=1e-2,
-        warmup=0.25,
+        warmup=0.1,
         clip_norm=1.0,
-        batch_size=16,
         ema=0.99,
         balance="class",
     )
