@@ -29,8 +29,13 @@ def split_by_fold(
             "folds are by presynaptic neuron, and this data set's splits are disjoint in "
             "postsynaptic neurons too (splits.disjoint_post): pack it without --fold"
         )
-    labels = samples["label"].to_numpy()
-    folds = fold_of(samples["neuron_id"].to_numpy(), labels, options.num_folds, options.seed)
+    labels, neurons = samples["label"].to_numpy(), samples["neuron_id"].to_numpy()
+    if unknown := int((neurons == 0).sum()):
+        raise ValueError(
+            f"folds are by neuron, and of {unknown} of {len(neurons)} samples it is unknown: pack "
+            "without --fold"
+        )
+    folds = fold_of(neurons, labels, options.num_folds, options.seed)
     turn = (folds - options.fold) % options.num_folds
     splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
     _require_classes(splits, labels, dataset.class_names)
@@ -70,13 +75,18 @@ def _require_classes(splits: np.ndarray, labels: np.ndarray, class_names: tuple[
 
 
 def _leaks(samples: pa.Table, train: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Return which samples are of the training split and share a voxel with one that is not."""
+    """Return which samples are of the training split and share a voxel with one that is not.
+
+    Where a sample's place is unknown, so is whether it overlaps: it stays.
+    """
     columns = (samples[f"center_{axis}_nm"].to_numpy() for axis in "zyx")
     centers_nm = np.stack(tuple(columns), axis=1)
-    found = np.zeros(len(samples), bool)
+    found, known = np.zeros(len(samples), bool), ~np.isnan(centers_nm).any(axis=1)
+    ours, others = train & known, ~train & known
     for view in dataset.views.values():
-        centers = np.floor(centers_nm / view.voxel_size_nm + ROUNDING_VX).astype(np.int64)
-        found[train] |= overlaps(centers[train], centers[~train], _size_zyx(view))
+        centers = np.floor(centers_nm / view.voxel_size_nm + ROUNDING_VX)
+        a, b = (centers[part].astype(np.int64) for part in (ours, others))
+        found[ours] |= overlaps(a, b, _size_zyx(view))
     return found
 
 

@@ -281,7 +281,7 @@ def _split_info(
     shards: Sequence[ShardInfo], scans: Sequence[_Scan], class_names: tuple[str, ...]
 ) -> SplitInfo:
     labels = np.array([row["label"] for scan in scans for row in scan.rows])
-    neurons = {row["neuron_id"] for scan in scans for row in scan.rows}
+    neurons = {row["neuron_id"] for scan in scans for row in scan.rows} - {0}
     return SplitInfo(
         num_samples=len(labels),
         num_neurons=len(neurons),

@@ -75,15 +75,13 @@ def _split_table(manifest: Manifest) -> Iterator[str]:
 
 
 def _tail(shards: ShardSet) -> Iterator[str]:
-    neurons = {
-        split: set(shards.index(split).neuron_id.tolist()) for split in shards.manifest.splits
-    }
+    ids = {split: shards.index(split).neuron_id for split in shards.manifest.splits}
+    neurons = {split: set(found[found != 0].tolist()) for split, found in ids.items()}
     for split, members in neurons.items():
-        sizes = np.unique(shards.index(split).neuron_id, return_counts=True)[1]
-        yield (
-            f"{split}: {np.median(sizes):g} samples a neuron in the middle, {sizes.max()} at most; "
-            f"{_tiers(shards.index(split).column('label_tier'))}"
-        )
+        sizes = np.unique(ids[split][ids[split] != 0], return_counts=True)[1]
+        spread = f"{np.median(sizes):g} samples a neuron in the middle, {sizes.max()} at most"
+        tiers = _tiers(shards.index(split).column("label_tier"))
+        yield f"{split}: {spread if members else 'neurons unknown'}; {tiers}"
         shared = sum(len(members & others) for name, others in neurons.items() if name != split)
         if shared:
             yield f"{split}: shares {shared} neurons with other splits"

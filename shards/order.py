@@ -152,7 +152,10 @@ def shuffled(values: np.ndarray, seed: list[int]) -> np.ndarray:
 
 
 def _capped(rows: np.ndarray, samples: Samples, cap: int, seed: list[int]) -> np.ndarray:
-    """Keep at most `cap` rows of each (neuron, label), so that an epoch's counts never vary."""
+    """Keep at most `cap` rows of each (neuron, label), so that an epoch's counts never vary.
+
+    Rows of unknown neurons, 0, all stay.
+    """
     mixed = shuffled(rows, seed)
     by_group = mixed[np.lexsort((samples.label[mixed], samples.neuron_id[mixed]))]
     neurons, labels = samples.neuron_id[by_group], samples.label[by_group]
@@ -160,7 +163,7 @@ def _capped(rows: np.ndarray, samples: Samples, cap: int, seed: list[int]) -> np
     starts[1:] = (neurons[1:] != neurons[:-1]) | (labels[1:] != labels[:-1])
     places = np.arange(len(rows))
     first = np.maximum.accumulate(np.where(starts, places, 0))
-    return np.sort(by_group[places - first < cap])
+    return np.sort(by_group[(places - first < cap) | (neurons == 0)])
 
 
 def _weighted(rows: np.ndarray, samples: Samples, spec: OrderSpec, seed: list[int]) -> np.ndarray:

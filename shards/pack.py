@@ -304,7 +304,7 @@ def _split_info(
     neurons = np.concatenate([plan.samples["neuron_id"].to_numpy() for plan, _ in chosen])
     return SplitInfo(
         num_samples=len(labels),
-        num_neurons=len(np.unique(neurons)),
+        num_neurons=len(np.unique(neurons[neurons != 0])),
         class_counts=class_counts(labels, store.dataset.class_names),
         shards=tuple(shard.info for _, shard in chosen),
     )

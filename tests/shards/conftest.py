@@ -35,7 +35,7 @@ def samples_frame(rows: np.ndarray) -> pd.DataFrame:
         {
             "key": [f"s{row:06d}" for row in rows],
             "synapse_id": 1000 + rows,
-            "neuron_id": rows // 4,
+            "neuron_id": 1 + rows // 4,
             "pre_root_id": 2**60 + rows,
             "post_root_id": 0,
             "nucleus_id": rows // 4,

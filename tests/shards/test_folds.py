@@ -35,7 +35,7 @@ def dataset(**splits: object) -> Dataset:
 def table(x_vx: np.ndarray, neurons: np.ndarray, labels: np.ndarray) -> pa.Table:
     return pa.table(
         {
-            "neuron_id": neurons,
+            "neuron_id": neurons + 1,
             "label": labels.astype(np.int16),
             "split": [""] * len(labels),
             "center_x_nm": x_vx * 8.0,
@@ -79,7 +79,7 @@ def test_training_images_that_overlap_held_out_ones_are_left_out() -> None:
         assert apart.min() >= 8
         assert set(split) == set(SPLITS)
         tested += kept.filter(pa.array(split == "test"))["neuron_id"].to_pylist()
-    assert sorted(tested) == neurons.tolist()
+    assert sorted(tested) == (neurons + 1).tolist()
 
 
 def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> None:
@@ -116,7 +116,18 @@ def test_folds_that_cannot_be(options: dict[str, int], message: str) -> None:
         PackOptions(**options)  # type: ignore[arg-type]
 
 
+def test_samples_of_unknown_place_stay() -> None:
+    samples = table(np.zeros(12), np.arange(12), np.arange(12) % 2)
+    places = np.where(np.arange(12) < 11, np.nan, 0.0)
+    samples = samples.set_column(3, "center_x_nm", pa.array(places))
+    kept, left_out = split_by_fold(samples, PackOptions(fold=0, num_folds=3), dataset())
+    assert (len(kept), left_out) == (12, 0)
+
+
 def test_data_that_cannot_be_dealt() -> None:
+    unknown = table(np.arange(4), np.array([-1, -1, 5, 6]), np.arange(4) % 2)
+    with pytest.raises(ValueError, match="of 2 of 4 samples it is unknown"):
+        split_by_fold(unknown, PackOptions(fold=0, num_folds=3), dataset())
     few = table(np.arange(4) * 100, np.arange(4), np.array([0, 0, 0, 1]))
     options = PackOptions(fold=0, num_folds=3)
     with pytest.raises(ValueError, match=r"no sample of class excitatory: .*smaller --num"):

@@ -26,10 +26,18 @@ def made(num: int, seed: int, *, classes: int = 3, sources: int = 1) -> Samples:
     source[:sources] = np.arange(sources)[: len(source)]
     return Samples(
         label=rng.integers(0, classes, num).astype(np.int16),
-        neuron_id=rng.integers(0, 1 + num // 5, num),
+        neuron_id=rng.integers(1, 2 + num // 5, num),
         shard=np.sort(rng.integers(0, 1 + num // 20, num)).astype(np.int32),
         source=np.sort(source),
     )
+
+
+def test_samples_of_unknown_neurons_are_not_capped() -> None:
+    samples = made(40, 1)
+    samples.neuron_id[:25] = 0
+    order = epoch_order(samples, OrderSpec(seed=1, max_per_neuron=1), 0, 8)
+    assert set(range(25)) < set(order.tolist())
+    assert len(order) < 40
 
 
 def specs(**fixed: object) -> st.SearchStrategy[OrderSpec]:

@@ -31,8 +31,8 @@ Formula = Callable[[ImageSpec, int], np.ndarray]
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = PackOptions(samples_per_shard=16)
 GOLDEN = {
-    "patch": "2c6685302120cf1ce489397c658285ddb02147a28f603c9a1c19b4ff4f25ebc2",
-    "cube": "ba6eea1789a3c462ee8598ac209caf67fa279538b2ea57645225607e52e61b82",
+    "patch": "2a49bd80ace9cc482c2862d42bdebe4972a25dd505ecb45c06ec4acfc0491e27",
+    "cube": "2f79c843a4a84dfc76ad40a29b5e04d520c1c3f23171f42f2f994cdf6b31e9ef",
 }
 
 
