@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -32,6 +32,8 @@ class Common:
     """generic, hyak, or the path of a site's TOML file"""
     option: Words = ()
     """sbatch options: NAME=VALUE for every step, STEP.NAME=VALUE for one, NAME= for a flag"""
+    limit: int | None = None
+    """how many tasks of an array may run at once"""
     dry_run: bool = False
     """print the scripts and submit nothing"""
     resume: bool = False
@@ -53,11 +55,9 @@ class Ingest(Common):
     """folder that `python -m ingest plan` made"""
     tasks: int = 16
     """number of array tasks; more than blocks is fine"""
-    limit: int | None = None
-    """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        return stages.ingest(self.dataset, num_tasks=self.tasks, limit=self.limit, extra=extra)
+        return stages.ingest(self.dataset, num_tasks=self.tasks, extra=extra)
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class Pack(Common):
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         sets = stages.shard_sets(self.out, self.view, self.folds)
-        return stages.pack(self.dataset, sets, extra=extra)
+        return (stages.pack(self.dataset, sets, extra=extra),)
 
 
 @dataclass(kw_only=True)
@@ -96,12 +96,10 @@ class Train(Common):
     """URLs of shard sets"""
     seeds: tuple[int, ...] = ()
     """seeds; none leaves the recipe's own"""
-    limit: int | None = None
-    """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         runs = stages.sweep(self.recipes, self.data, self.seeds, PurePosixPath(self.run))
-        return stages.train(runs, limit=self.limit, extra=extra)
+        return (stages.train(runs, extra=extra),)
 
 
 @dataclass(kw_only=True)
@@ -115,11 +113,9 @@ class Predict(Common):
     """folders of trained runs"""
     splits: Words = ("val", "test")
     """splits to predict"""
-    limit: int | None = None
-    """how many tasks of an array may run at once"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        return stages.predict(self.runs, self.splits, limit=self.limit, extra=extra)
+        return (stages.predict(self.runs, self.splits, extra=extra),)
 
 
 @dataclass(kw_only=True)
@@ -135,7 +131,7 @@ class Eval(Common):
     """folder of the report"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        return stages.evaluate([(self.runs, self.out)], extra=extra)
+        return (stages.evaluate([(self.runs, self.out)], extra=extra),)
 
 
 @dataclass(kw_only=True)
@@ -156,8 +152,6 @@ class Pipeline(Common):
     """number of ingest tasks"""
     folds: int | None = None
     """train and test each recipe on so many folds of a cross-validation by neuron"""
-    limit: int | None = None
-    """how many tasks of an array may run at once"""
     seeds: tuple[int, ...] = ()
     """seeds; none leaves the recipe's own"""
 
@@ -172,7 +166,6 @@ class Pipeline(Common):
             num_tasks=self.tasks,
             num_folds=self.folds,
             seeds=self.seeds,
-            limit=self.limit,
             extra=extra,
         )
 
@@ -239,7 +232,7 @@ def main(args: list[str]) -> None:
 
 def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
     request = Request(
-        steps=job.steps(extra),
+        steps=tuple(replace(step, limit=job.limit) for step in job.steps(extra)),
         site=load_site(job.site, python=sys.executable),
         options=parse_options(job.option),
         workdir=Path.cwd(),

@@ -55,18 +55,22 @@ class Resources:
             _check_directive(f"sbatch option {name}", value)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
-    def updated(self, options: Mapping[str, str]) -> "Resources":
-        """Return these resources with `options` over them."""
-        return Resources(options={**self.options, **options})
-
     @property
     def num_nodes(self) -> int:
-        """Number of nodes asked for, 1 where nothing is said."""
-        return int(self.options.get("nodes", "1").split("-")[0])
+        """Number of nodes asked for, at least; 1 where nothing is said."""
+        asked = self.options.get("nodes", "1")
+        if not re.fullmatch(r"[1-9]\d*(-\d+)?", asked):
+            raise ValueError(f"sbatch option nodes must be a number from 1, got {asked!r}")
+        return int(asked.split("-")[0])
 
     @property
     def gpus_per_node(self) -> int:
         """GPUs on each node, from `gpus-per-node` or `gres`; 0 where none is asked for."""
+        if vague := sorted({"gpus", "gpus-per-task", "gpus-per-socket"} & self.options.keys()):
+            raise ValueError(
+                f"sbatch option {vague[0]!r} leaves open how many GPUs a node has, which training "
+                "must know: give gpus-per-node=N or gres=gpu:N instead"
+            )
         asked = self.options.get("gpus-per-node") or _gpu_gres(self.options.get("gres", ""))
         last = asked.rsplit(":", 1)[-1] if asked else "0"
         return int(last) if last.isdigit() else 1
@@ -87,7 +91,7 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One link of a chain: tasks that come after those of other steps.
+    """One link of a chain: tasks that start when all of the step before it have ended well.
 
     `commands` are the arguments behind the interpreter: of each task, or of one command that is
     run in so many `parts`, each told its `--task-index`. `limit` is how many may run at once.
@@ -96,7 +100,6 @@ class Step:
     name: str
     commands: tuple[Command, ...]
     parts: int | None = None
-    after: tuple[str, ...] = ()
     launch: Launch = "batch"
     limit: int | None = None
 
@@ -139,6 +142,13 @@ class ArrayJob:
                 f"{self.folder}: Slurm reads {bad[0]!r} in the name of a log file as a pattern; "
                 "choose a --run folder without it"
             )
+        if self.step.launch == "accelerate":
+            assert self.num_ranks > 0  # or options that give no number of ranks raise here
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of processes that train together: one a GPU, or one a node without any."""
+        return self.resources.num_nodes * max(1, self.resources.gpus_per_node)
 
     @property
     def name(self) -> str:

@@ -27,7 +27,6 @@ class ChainStep:
     """A step as submitted; of the jobs that hold a task, the last counts."""
 
     name: str
-    after: tuple[str, ...]
     num_tasks: int
     commands_sha256: str
     jobs: tuple[Job, ...] = ()
@@ -114,4 +113,4 @@ def _step(raw: dict[str, Any]) -> ChainStep:
     jobs = tuple(
         Job(id=job["id"], start=job["start"], indices=tuple(job["indices"])) for job in raw["jobs"]
     )
-    return ChainStep(**{**raw, "after": tuple(raw["after"]), "jobs": jobs})
+    return ChainStep(**{**raw, "jobs": jobs})

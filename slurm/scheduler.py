@@ -95,4 +95,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def _failure(command: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
     said = " ".join(result.stderr.split()) or f"exit code {result.returncode}"
-    return f"{shlex.join(command)} failed: {said}; correct the --option or the site file"
+    submits = command[0] == "sbatch"
+    cure = "correct the --option or the site file" if submits else "ask sinfo whether Slurm is up"
+    return f"{shlex.join(command)} failed: {said}; {cure}"

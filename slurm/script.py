@@ -75,7 +75,7 @@ def render_array(indices: list[int], limit: int | None) -> str:
         else:
             runs.append([index, index])
     spec = ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
-    return spec if limit is None else f"{spec}%{limit}"
+    return spec if limit is None or limit >= len(indices) else f"{spec}%{limit}"
 
 
 def log_path(job: ArrayJob, index: str) -> str:
@@ -136,15 +136,15 @@ def _launch(job: ArrayJob) -> str:
 
 
 def _accelerate(job: ArrayJob, container: str, python: str) -> str:
-    num_nodes, per_node = job.resources.num_nodes, max(1, job.resources.gpus_per_node)
-    multiple = " --multi_gpu" if num_nodes * per_node > 1 else ""
+    num_nodes = job.resources.num_nodes
+    multiple = " --multi_gpu" if job.num_ranks > 1 else ""
     processor = "" if job.resources.gpus_per_node else "export ACCELERATE_USE_CPU=true\n"
     return f"""\
 {processor}first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" --oneliner | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')
 srun --nodes={num_nodes} --ntasks={num_nodes} --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" \\
   --kill-on-bad-exit=1 {container}bash -c {shlex.quote(_LAUNCHER)} {python} \\
-  --num_machines {num_nodes} --num_processes {num_nodes * per_node}{multiple} \\
+  --num_machines {num_nodes} --num_processes {job.num_ranks}{multiple} \\
   --mixed_precision no --dynamo_backend no --quiet \\
   --main_process_ip "${{address:-$first}}" \\
   --main_process_port $(({FIRST_PORT} + SLURM_JOB_ID % {NUM_PORTS})) "${{command[@]}}" &

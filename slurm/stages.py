@@ -47,14 +47,12 @@ def sweep(
     return tasks
 
 
-def ingest(
-    dataset: str, *, num_tasks: int, limit: int | None, extra: Command, after: tuple[str, ...] = ()
-) -> tuple[Step, ...]:
+def ingest(dataset: str, *, num_tasks: int, extra: Command) -> tuple[Step, ...]:
     """Return the steps that run a plan's blocks in `num_tasks` parts, then finish the data set."""
     run: Command = ("-m", "ingest", "run", dataset, *extra, "--num-tasks", str(num_tasks))
     return (
-        Step(name="ingest", commands=(run,), parts=num_tasks, limit=limit, after=after),
-        Step(name="finish", commands=(("-m", "ingest", "finish", dataset),), after=("ingest",)),
+        Step(name="ingest", commands=(run,), parts=num_tasks),
+        Step(name="finish", commands=(("-m", "ingest", "finish", dataset),)),
     )
 
 
@@ -76,47 +74,34 @@ def shard_sets(out: str, views: Sequence[str], num_folds: int | None) -> dict[st
     }
 
 
-def pack(
-    dataset: str, sets: Mapping[str, Command], *, extra: Command, after: tuple[str, ...] = ()
-) -> tuple[Step, ...]:
+def pack(dataset: str, sets: Mapping[str, Command], *, extra: Command) -> Step:
     """Return the step that packs each of `shard_sets`, a task a set."""
     commands = tuple(
         ("-m", "shards", "pack", dataset, *arguments, "--out", url, *extra)
         for url, arguments in sets.items()
     )
-    return (Step(name="pack", commands=commands, after=after),)
+    return Step(name="pack", commands=commands)
 
 
-def train(
-    tasks: Sequence[TrainTask], *, limit: int | None, extra: Command, after: tuple[str, ...] = ()
-) -> tuple[Step, ...]:
+def train(tasks: Sequence[TrainTask], *, extra: Command) -> Step:
     """Return the step that trains each run of the sweep, a task a run."""
     commands = tuple(task.command(extra) for task in tasks)
-    return (Step(name="train", commands=commands, launch="accelerate", limit=limit, after=after),)
+    return Step(name="train", commands=commands, launch="accelerate")
 
 
-def predict(
-    runs: Sequence[str],
-    splits: Sequence[str],
-    *,
-    limit: int | None,
-    extra: Command,
-    after: tuple[str, ...] = (),
-) -> tuple[Step, ...]:
+def predict(runs: Sequence[str], splits: Sequence[str], *, extra: Command) -> Step:
     """Return the step that predicts the splits with each run, a task a run."""
     commands = tuple(("-m", "trainer", "predict", run, "--split", *splits, *extra) for run in runs)
-    return (Step(name="predict", commands=commands, limit=limit, after=after),)
+    return Step(name="predict", commands=commands)
 
 
-def evaluate(
-    reports: Sequence[tuple[Command, str | None]], *, extra: Command, after: tuple[str, ...] = ()
-) -> tuple[Step, ...]:
+def evaluate(reports: Sequence[tuple[Command, str | None]], *, extra: Command) -> Step:
     """Return the step that reports on runs side by side, a task for each (runs, out)."""
     commands = tuple(
         ("-m", "eval", *runs, *(() if out is None else ("--out", out)), *extra)
         for runs, out in reports
     )
-    return (Step(name="eval", commands=commands, after=after),)
+    return Step(name="eval", commands=commands)
 
 
 def pipeline(
@@ -127,7 +112,6 @@ def pipeline(
     num_tasks: int,
     num_folds: int | None,
     seeds: Sequence[int],
-    limit: int | None,
     extra: Command,
 ) -> tuple[Step, ...]:
     """Return everything from plan to report under the folder `run`; `recipes` go by view."""
@@ -140,14 +124,15 @@ def pipeline(
         runs += sweep(names, list(sets), seeds, run / "runs")
     folders = tuple(task.run for task in runs)
     report = run / "report"
-    reports = [(folders, str(report))] if num_folds is None else _pooled(runs, report)
     return (
         Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),)),
-        *ingest(dataset, num_tasks=num_tasks, limit=limit, extra=(), after=("plan",)),
-        *pack(dataset, packs, extra=(), after=("finish",)),
-        *train(runs, limit=limit, extra=extra, after=("pack",)),
-        *predict(folders, ("val", "test"), limit=limit, extra=(), after=("train",)),
-        *evaluate(reports, extra=(), after=("predict",)),
+        *ingest(dataset, num_tasks=num_tasks, extra=()),
+        pack(dataset, packs, extra=()),
+        train(runs, extra=extra),
+        predict(folders, ("val", "test"), extra=()),
+        evaluate(
+            [(folders, str(report))] if num_folds is None else _pooled(runs, report), extra=()
+        ),
     )
 
 

@@ -46,7 +46,7 @@ def chain_status(folder: Path, chain: Chain, queue: Mapping[Task, Queued]) -> li
     """Return the status of each step; `queue` must be read before, so that no end is missed."""
     statuses: list[StepStatus] = []
     for step in chain.steps:
-        stuck = [s.step.name for s in statuses if s.step.name in step.after and _is_stuck(s)]
+        stuck = statuses[-1].step.name if statuses and _is_stuck(statuses[-1]) else None
         tasks = _task_statuses(step, read_tasks(folder, step.name), queue, stuck)
         statuses.append(StepStatus(step=step, tasks=tasks))
     return statuses
@@ -73,7 +73,7 @@ def _task_statuses(
     step: ChainStep,
     records: Mapping[int, TaskRecord],
     queue: Mapping[Task, Queued],
-    stuck: list[str],
+    stuck: str | None,
 ) -> tuple[TaskStatus, ...]:
     latest = step.latest()
 
@@ -86,11 +86,11 @@ def _task_statuses(
     return tuple(status(task) for task in range(step.num_tasks))
 
 
-def _task_status(record: TaskRecord | None, queued: Queued | None, stuck: list[str]) -> TaskStatus:
+def _task_status(record: TaskRecord | None, queued: Queued | None, stuck: str | None) -> TaskStatus:
     if record is not None and record.state == "done":
         return TaskStatus(state="done")
     if stuck and (queued is None or queued.reason == "DependencyNeverSatisfied"):
-        return TaskStatus(state="blocked", note=f"by {', '.join(stuck)}")
+        return TaskStatus(state="blocked", note=f"by {stuck}")
     if queued is not None:
         return TaskStatus(state="running" if queued.is_running else "pending", note=queued.reason)
     if record is None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurm import scheduler
@@ -69,14 +69,14 @@ def dry_run(request: Request, max_array_size: int) -> Iterator[str]:
 
 @dataclass(kw_only=True)
 class _Submission:
-    """A chain on its way into the queue; `waits` holds, by step, the jobs that must end well."""
+    """A chain on its way into the queue; `waits` are the jobs that must end well before a step."""
 
     folder: Path
     chain: Chain
     queue: dict[Task, Queued]
     sbatch: Sbatch
-    waits: dict[str, list[str]] = field(default_factory=dict)
-    renewed: set[str] = field(default_factory=set)
+    waits: tuple[str, ...] = ()
+    renewed: bool = False  # whether any task was submitted
 
     def submit_step(self, step: Step, arrays: Sequence[ArrayJob]) -> str:
         """Submit the tasks of a step that are neither done nor queued; say how many."""
@@ -87,35 +87,39 @@ class _Submission:
             for task, job in self._step(step.name).latest().items()
             if (job.id, task - job.start) in self.queue and task not in done
         }
-        if self.renewed.intersection(step.after):
+        if self.renewed:
             scheduler.scancel(job.id for job in queued.values())
             queued = {}
         left = [t for t in range(step.num_tasks) if t not in done and t not in queued]
-        self.waits[step.name] = _task_ids(queued)
-        self.submit(step, arrays, left)
+        self.submit(step, arrays, left, _task_ids(queued))
         return f"{step.name}: {len(done)} done, {len(queued)} queued, {len(left)} submitted"
 
-    def submit(self, step: Step, arrays: Sequence[ArrayJob], tasks: Sequence[int]) -> None:
-        """Submit these tasks of a step."""
-        previous = ""
+    def submit(
+        self,
+        step: Step,
+        arrays: Sequence[ArrayJob],
+        tasks: Sequence[int],
+        queued: Sequence[str] = (),
+    ) -> None:
+        """Submit these tasks of a step; the next waits for them and for its `queued` ones."""
+        new: list[str] = []
         for array in arrays:
             indices = [task - array.tasks.start for task in tasks if task in array.tasks]
             if indices:
-                self.renewed.add(step.name)
                 # One part after another where a limit holds, since Slurm's own is by array.
-                first = previous if step.limit is not None else ""
-                previous = self._submit_array(array, indices, first)
+                first = new[-1] if new and step.limit is not None else ""
+                new.append(self._submit_array(array, indices, first))
+        self.renewed |= bool(new)
+        self.waits = (*queued, *new) or self.waits
 
     def _submit_array(self, array: ArrayJob, indices: list[int], first: str) -> str:
         step = array.step
-        upstream = [job_id for name in step.after for job_id in self.waits[name]]
         command = scheduler.sbatch_command(
             _script_path(array),
-            dependency=_dependency(upstream, first),
+            dependency=_dependency(self.waits, first),
             array=None if len(indices) == len(array.tasks) else render_array(indices, step.limit),
         )
         job_id = self.sbatch(array, command)
-        self.waits.setdefault(step.name, []).append(job_id)
         old = self._step(step.name)
         job = Job(id=job_id, start=array.tasks.start, indices=tuple(indices))
         new = replace(old, jobs=(*old.jobs, job))
@@ -179,7 +183,6 @@ def _fresh(step: Step) -> ChainStep:
     text = json.dumps(step.commands)
     return ChainStep(
         name=step.name,
-        after=step.after,
         num_tasks=step.num_tasks,
         commands_sha256=hashlib.sha256(text.encode()).hexdigest(),
     )

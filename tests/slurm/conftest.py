@@ -155,7 +155,7 @@ def warned(
     )
     request = chain_of(
         Step(name="ingest", commands=(("-c", line),)),
-        Step(name="finish", commands=(("-c", "echo end >>log"),), after=("ingest",)),
+        Step(name="finish", commands=(("-c", "echo end >>log"),)),
         folder=tmp_path_factory.mktemp("warned"),
         ingest={"time": "1", "signal": "B:USR1@55"},
     )

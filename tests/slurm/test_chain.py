@@ -25,9 +25,9 @@ def shell(tmp_path: Path, chain_of: Shell) -> Shell:
     return partial(chain_of, folder=folder)
 
 
-def step(name: str, *lines: str, after: tuple[str, ...] = (), limit: int | None = None) -> Step:
+def step(name: str, *lines: str, limit: int | None = None) -> Step:
     commands = tuple(("-c", line) for line in lines)
-    return Step(name=name, commands=commands, after=after, limit=limit)
+    return Step(name=name, commands=commands, limit=limit)
 
 
 def test_array_runs_at_most_so_many_and_in_parts(cluster: Any, shell: Shell) -> None:
@@ -35,7 +35,7 @@ def test_array_runs_at_most_so_many_and_in_parts(cluster: Any, shell: Shell) -> 
     line = "echo start >>times; sleep 0.5; echo end >>times"
     request = shell(
         step("ingest", *[line] * 10, limit=2),
-        step("finish", 'grep -c end times >"a result"', after=("ingest",)),
+        step("finish", 'grep -c end times >"a result"'),
     )
     assert list(submit(request, scheduler.max_array_size(), resume=False)) == [
         "ingest: 0 done, 0 queued, 10 submitted",
@@ -54,9 +54,9 @@ def test_a_failed_link_stops_what_follows_and_resume_continues(cluster: Any, she
     failing = 'echo "was here" >>seen-1; [ -e cure ] || { echo "no cure in $PWD"; exit 3; }'
     request = shell(
         step("plan", "echo >>seen-plan"),
-        step("ingest", "echo >>seen-0", failing, "echo >>seen-2", after=("plan",)),
-        step("finish", "echo >>seen-finish", after=("ingest",)),
-        step("pack", "echo >>seen-pack", after=("finish",)),
+        step("ingest", "echo >>seen-0", failing, "echo >>seen-2"),
+        step("finish", "echo >>seen-finish"),
+        step("pack", "echo >>seen-pack"),
     )
     list(submit(request, 1001, resume=False))
     assert cluster.wait(request.run) == "failed"
@@ -87,9 +87,7 @@ def test_a_failed_link_stops_what_follows_and_resume_continues(cluster: Any, she
 
 def test_resume_waits_for_tasks_that_still_run(cluster: Any, shell: Shell) -> None:
     slow = "until [ -e go ]; do sleep 0.1; done"
-    request = shell(
-        step("ingest", slow, "[ -e cure ]"), step("finish", "echo >>seen", after=("ingest",))
-    )
+    request = shell(step("ingest", slow, "[ -e cure ]"), step("finish", "echo >>seen"))
     list(submit(request, 1001, resume=False))
     cluster.wait_for(lambda: cluster.states(request.run)["ingest"] == ["running", "failed"])
     (request.workdir / "cure").touch()
@@ -114,9 +112,7 @@ def test_a_killed_task_is_seen_without_accounting(cluster: Any, shell: Shell) ->
 
 def test_cancel_takes_the_chain_out_and_resume_brings_it_back(cluster: Any, shell: Shell) -> None:
     waits = "[ -e go ] || sleep 1000"
-    request = shell(
-        step("ingest", waits, waits, limit=1), step("finish", "true", after=("ingest",))
-    )
+    request = shell(step("ingest", waits, waits, limit=1), step("finish", "true"))
     list(submit(request, 1001, resume=False))
     cluster.wait_for(lambda: "running" in cluster.states(request.run)["ingest"])
     result = cluster.slurm("cancel", str(request.run), folder=request.workdir)
@@ -145,7 +141,7 @@ def test_resume_takes_new_resources_but_no_new_commands(cluster: Any, shell: She
 
 
 def test_what_slurm_refuses_is_said_and_mended(cluster: Any, shell: Shell) -> None:
-    request = shell(step("ingest", "true"), step("finish", "true", after=("ingest",)))
+    request = shell(step("ingest", "true"), step("finish", "true"))
     bad = replace(request, options={"finish": {"partition": "nowhere"}})
     with pytest.raises(ValueError, match=r"invalid partition specified: nowhere.*correct the"):
         list(submit(bad, 1001, resume=False))

@@ -20,9 +20,15 @@ GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {"": {"account": "synapses", "mail-user": "me@lab.edu", "mail-type": "END,FAIL"}}
 
 
-def request(steps: tuple[Step, ...], site: str = "generic", **options: dict[str, str]) -> Request:
+def request(
+    steps: tuple[Step, ...],
+    site: str = "generic",
+    *,
+    limit: int | None = None,
+    **options: dict[str, str],
+) -> Request:
     return Request(
-        steps=steps,
+        steps=tuple(replace(step, limit=limit) for step in steps),
         site=load_site(site, python="python"),
         options={**OPTIONS, **options},
         workdir=Path("/lab/synapses"),
@@ -31,14 +37,14 @@ def request(steps: tuple[Step, ...], site: str = "generic", **options: dict[str,
     )
 
 
-def ingest(num_tasks: int, limit: int | None = None) -> tuple[Step, ...]:
-    return stages.ingest("data/v 1", num_tasks=num_tasks, limit=limit, extra=())
+def ingest(num_tasks: int) -> tuple[Step, ...]:
+    return stages.ingest("data/v 1", num_tasks=num_tasks, extra=())
 
 
 def sweep() -> tuple[Step, ...]:
     urls = ["s3://lab/fold0/cube", "s3://lab/fold1/cube"]
     runs = stages.sweep(["unet3d"], urls, [1, 2], Path("runs/sweep"))
-    return stages.train(runs, limit=2, extra=("--lr", "$(rm -rf ~)"))
+    return (stages.train(runs, extra=("--lr", "$(rm -rf ~)")),)
 
 
 def pipeline(num_folds: int | None = None) -> tuple[Step, ...]:
@@ -49,15 +55,14 @@ def pipeline(num_folds: int | None = None) -> tuple[Step, ...]:
         num_tasks=8,
         num_folds=num_folds,
         seeds=(),
-        limit=2,
         extra=(),
     )
 
 
 CASES = {
-    "ingest": request(ingest(8, limit=2)),
-    "sweep_two_nodes": request(sweep(), "hyak", train={"nodes": "2", "gres": "gpu:a40:4"}),
-    "pipeline": request(pipeline()),
+    "ingest": request(ingest(8), limit=2),
+    "sweep_two_nodes": request(sweep(), "hyak", limit=2, train={"nodes": "2", "gres": "gpu:a40:4"}),
+    "pipeline": request(pipeline(), limit=2),
 }
 
 
@@ -152,7 +157,7 @@ def test_ten_thousand_tasks_go_in_arrays_that_slurm_takes() -> None:
 
 
 def test_a_limit_holds_over_several_arrays() -> None:
-    scripts = list(dry_run(request(ingest(2500, limit=16)), 1001))
+    scripts = list(dry_run(request(ingest(2500), limit=16), 1001))
     assert "--dependency" not in scripts[0].splitlines()[0]
     assert "--dependency=afterany:$ingest_0" in scripts[1].replace("'", "")
     assert all("%16\n" in text for text in scripts[:-1])
@@ -203,6 +208,18 @@ def test_folders_that_slurm_would_read_as_patterns_are_refused(name: str) -> Non
 )
 def test_gpus_are_read_from_the_options(options: dict[str, str], gpus: int) -> None:
     assert Resources(options=options).gpus_per_node == gpus
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": "8"}, "'gpus' leaves open how many GPUs a node has.* gpus-per-node=N"),
+        ({"nodes": "two"}, "nodes must be a number from 1, got 'two'"),
+    ],
+)
+def test_training_needs_to_know_its_ranks(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(dry_run(request(sweep(), train=options), 1001))
 
 
 def test_a_cross_validation_packs_trains_and_predicts_each_fold_and_pools_them() -> None:

@@ -248,7 +248,7 @@ exit
 # train_0=$(sbatch --parsable '--dependency=afterok:$pack_0' --kill-on-invalid-dep=yes '/lab/synapses/runs/it'"'"'s a run/slurm/scripts/train-0.sh')
 #!/bin/bash
 #SBATCH --job-name=train
-#SBATCH --array=0-1%2
+#SBATCH --array=0-1
 #SBATCH --chdir=/lab/synapses
 #SBATCH --output="/lab/synapses/runs/it's a run/slurm/logs/train-0/%a.log"
 #SBATCH --open-mode=append
@@ -321,7 +321,7 @@ exit
 # predict_0=$(sbatch --parsable '--dependency=afterok:$train_0' --kill-on-invalid-dep=yes '/lab/synapses/runs/it'"'"'s a run/slurm/scripts/predict-0.sh')
 #!/bin/bash
 #SBATCH --job-name=predict
-#SBATCH --array=0-1%2
+#SBATCH --array=0-1
 #SBATCH --chdir=/lab/synapses
 #SBATCH --output="/lab/synapses/runs/it's a run/slurm/logs/predict-0/%a.log"
 #SBATCH --open-mode=append
