@@ -139,7 +139,7 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
 
     Args:
         dataset: a finished data set's folder
-        tiff: the folder for KEY.tif files and labels.csv
+        tiff: the folder for ID.tif files and labels.csv
         view: one of the job's; the cube where there is one when not given
     """
     from ingest.export import export_tiff

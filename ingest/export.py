@@ -10,17 +10,18 @@ import zarr
 from ingest.layout import Layout, read_dataset, read_table
 from shards.files import atomic_write
 from shards.progress import progress
-from shards.schema import ImageSpec
+from shards.schema import IDENTITY_COLUMNS, ImageSpec
 from shards.store import ARRAYS
 
 NM_PER_UM = 1000.0
 
 
 def export_tiff(root: Path, out: Path, view: str | None) -> int:
-    """Write a finished data set's images as `out`/KEY.tif and their labels as `out`/labels.csv.
+    """Write a finished data set's images as `out`/ID.tif and their labels as `out`/labels.csv.
 
     `view` is one of the data set's; None takes the cube where there is one. Axes are ImageJ's
-    (z, c, y, x), voxel size in micrometres. Returns the number of files.
+    (z, c, y, x), voxel size in micrometres. The job `tiff_folder.yaml` reads them back. Returns
+    the number of files.
     """
     dataset = read_dataset(Layout(root))
     name = view or min(dataset.views)
@@ -31,8 +32,8 @@ def export_tiff(root: Path, out: Path, view: str | None) -> int:
     assert isinstance(array, zarr.Array)
     out.mkdir(parents=True, exist_ok=True)
     with progress("export", len(samples)) as advance:
-        for key, row in zip(samples.key, samples.row, strict=True):
-            _write(out / f"{key}.tif", np.asarray(array[row]), dataset.views[name])
+        for number, row in zip(samples.synapse_id, samples.row, strict=True):
+            _write(out / f"{number}.tif", np.asarray(array[row]), dataset.views[name])
             advance(1)
     _write_labels(out / "labels.csv", samples, dataset.class_names)
     return len(samples)
@@ -47,13 +48,18 @@ def _write(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
             sections_zcyx,
             imagej=True,
             resolution=(NM_PER_UM / x_nm, NM_PER_UM / y_nm),
-            metadata={"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"},
+            metadata={
+                "axes": "ZCYX",
+                "spacing": z_nm / NM_PER_UM,
+                "unit": "um",
+                "mode": "composite" if len(image) > 1 else "grayscale",
+                "Labels": list(spec.channels) * len(sections_zcyx),
+            },
         )
 
 
 def _write_labels(path: Path, samples: pd.DataFrame, class_names: tuple[str, ...]) -> None:
     names = dict(enumerate(class_names))
-    columns = ["key", "synapse_id", "neuron_id", "split"]
-    labels = samples[columns].assign(label=samples.label.map(names))
+    labels = samples[[*IDENTITY_COLUMNS, "split"]].assign(label=samples.label.map(names))
     with atomic_write(path) as file:
         file.write(labels.to_csv(index=False).encode())
