@@ -158,7 +158,7 @@ def _augment(args: list[str]) -> None:
 def _batch_size(args: list[str]) -> None:
     default = BatchSize(data=tyro.MISSING, config=_recipe_of(args, "batch-size"), system=System())
     asked = tyro.cli(BatchSize, args=args[1:], prog="python -m trainer batch-size", default=default)
-    from trainer.batch import report_batches
+    from trainer.trial import report_batches
 
     report_batches(asked.config, asked.system, asked.data, most=asked.most)
 

@@ -5,7 +5,7 @@ b batch, c channels, z y x axes; 2D images have no z. Gray values are 0 to 255 t
 Geometry applies to every channel; gray values change in those that hold EM, not in masks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,8 @@ from trainer.config import Augment
 from trainer.defects import damaged
 from trainer.intensity import per_sample, regraded
 from trainer.models import center_crop
-from trainer.randomness import uniforms
+from trainer.randomness import Draw, Rows, uniforms
 
-Rows = npt.NDArray[np.int64]
-Draw = Callable[[str, int], npt.NDArray[np.float64]]
 ELASTIC_NODES = 4
 
 

@@ -12,16 +12,15 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from trainer.config import Augment
-from trainer.randomness import seed_for
+from trainer.randomness import Draw, Rows, seed_for
 
-Draw = Callable[[str, int], npt.NDArray[np.float64]]
 Numbers = npt.NDArray[np.float64]
 DRAWS = 9  # whether, and up to eight numbers of a defect
 DEFOCUS_PX = 5
 
 
 def damaged(
-    x: Tensor, rows: npt.NDArray[np.int64], augment: Augment, draw: Draw, *, seed: int, epoch: int
+    x: Tensor, rows: Rows, augment: Augment, draw: Draw, *, seed: int, epoch: int
 ) -> Tensor:
     """Return x (b, c, [z], y, x) with the defects that `augment` asks for; x itself if none."""
     wanted = {name: getattr(augment, f"{name}_p") for name in DEFECTS}

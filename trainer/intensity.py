@@ -3,8 +3,6 @@
 x: (b, c, [z], y, x), 0 to 255. Each function returns x itself when it has nothing to do.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from trainer.config import Augment
-
-Draw = Callable[[str, int], npt.NDArray[np.float64]]
+from trainer.randomness import Draw
 
 
 def regraded(x: Tensor, augment: Augment, draw: Draw) -> Tensor:

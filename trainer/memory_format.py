@@ -1,19 +1,14 @@
-"""Memory: channels_last or contiguous, chosen by timing the real model both ways, and recomputing.
+"""A model's memory: channels_last or contiguous, and computing activations again.
 
-Which is faster depends on the model: layers without a channels_last kernel (some norms and
-poolings) make every neighbour convert, so neither is safe to assume.
+Which layout is faster depends on the model: layers without a channels_last kernel (some norms and
+poolings) make every neighbour convert, so neither is safe to assume; `trial` times both.
 """
 
-import time
-from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-TIMED_STEPS = 2
 
 
 def to_memory_format(model: nn.Module, name: str) -> nn.Module:
@@ -34,27 +29,6 @@ def to_memory_format(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
-def choose_memory_format(
-    model: nn.Module, step: Callable[[nn.Module], Tensor], device: torch.device
-) -> tuple[str, dict[str, float]]:
-    """Return the faster of the two layouts and the seconds a step of each.
-
-    `step` runs the model forward on a real batch and returns a loss; it works on a copy, so the
-    model's weights and statistics stay as they are.
-    """
-    seconds = {}
-    for name in ("contiguous", "channels_last"):
-        trial = to_memory_format(deepcopy(model), name)
-        torch.autograd.backward(step(trial))
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(TIMED_STEPS):
-            torch.autograd.backward(step(trial))
-        _wait(device)
-        seconds[name] = (time.perf_counter() - start) / TIMED_STEPS
-    return min(seconds, key=lambda name: seconds[name]), seconds
-
-
 def checkpoint_activations(model: nn.Module) -> None:
     """Keep only the inputs of the model's stages, and compute the rest again when going back.
 
@@ -73,8 +47,3 @@ def checkpoint_activations(model: nn.Module) -> None:
     find(model)
     for stage in stages:
         stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

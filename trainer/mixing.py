@@ -6,10 +6,10 @@ a function of (seed, epoch, row), but the partner depends on the batch, so on th
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from trainer.intensity import per_sample
 from trainer.randomness import uniforms
 
 Floats = npt.NDArray[np.float64]
@@ -32,14 +32,14 @@ def mix(
     lam = betaincinv(alpha, alpha, draws[:, 1])
     if mixup:
         whole = np.where(cut, 1.0, lam)
-        weight = _column(whole, x)
+        weight = per_sample(whole, x)
         mixed = x.float() * weight + x.roll(1, 0).float() * (1.0 - weight)
         x, partner = mixed, x.roll(1, 0)
     else:
         partner = x.roll(1, 0)
     if cutmix:
         x, lam = cut_and_paste(x, partner, lam, draws[:, 2:], cut)
-    weight = _column(lam, targets_bk)
+    weight = per_sample(lam, targets_bk)
     return x, targets_bk * weight + targets_bk.roll(1, 0) * (1.0 - weight)
 
 
@@ -62,8 +62,3 @@ def cut_and_paste(
         x[b][:, *box] = partner[b][:, *box].to(x.dtype)
         true[b] = 1.0 - float(np.prod(high - low) / np.prod(sizes))
     return x, true
-
-
-def _column(values: Floats, x: Tensor) -> Tensor:
-    column = torch.from_numpy(values.astype(np.float32)).to(x.device)
-    return column.view(-1, *(1,) * (x.ndim - 1))

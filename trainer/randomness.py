@@ -5,16 +5,20 @@ was drawn before, so a resumed run and a run on other ranks see the same images.
 """
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]  # numbers of samples in their split
+Draw = Callable[[str, int], npt.NDArray[np.float64]]  # purpose, count: numbers for each sample
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def uniforms(
-    purpose: str, seed: int, epoch: int, rows: npt.NDArray[np.int64], count: int
+    purpose: str, seed: int, epoch: int, rows: Rows, count: int
 ) -> npt.NDArray[np.float64]:
     """Return numbers in [0, 1), (b, count): a row a sample, independent between purposes."""
     keys = _keys(purpose, seed, epoch, rows)
@@ -31,9 +35,7 @@ def seed_for(purpose: str, *numbers: int) -> int:
     return int(key[0] >> np.uint64(1))
 
 
-def _keys(
-    purpose: str, seed: int, epoch: int, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint64]:
+def _keys(purpose: str, seed: int, epoch: int, rows: Rows) -> npt.NDArray[np.uint64]:
     base = np.array([seed_for(purpose, seed, epoch)], np.uint64)
     return _mix(_mix(base) + rows.astype(np.uint64) * _GOLDEN)
 

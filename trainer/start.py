@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
 
 from shards.schema import UNLABELLED
 from shards.shardset import ShardSet
@@ -14,17 +12,14 @@ from trainer import state as checkpoints
 from trainer.config import config_to_json
 from trainer.distributed import check_agreement
 from trainer.ema import MovingAverage
-from trainer.losses import build_loss, cross_entropy, one_hot_targets
-from trainer.memory_format import (
-    checkpoint_activations,
-    choose_memory_format,
-    to_memory_format,
-)
-from trainer.models import Classifier, build_classifier, center_crop, inputs_of, without_weights
+from trainer.losses import build_loss
+from trainer.memory_format import checkpoint_activations, to_memory_format
+from trainer.models import Classifier, build_classifier, inputs_of, without_weights
 from trainer.optim import build_optimizer
 from trainer.preflight import cudnn_version, warnings_for
 from trainer.saving import restore, saved_state
 from trainer.session import Job, Progress, Session, open_stream
+from trainer.trial import choose_memory_format, trial_step
 
 TIMED_BATCH = 8  # images with which the memory format is chosen
 
@@ -111,18 +106,10 @@ def _memory_format(
     config = job.config
     if job.system.memory_format != "auto":
         return job.system.memory_format
-    count = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
-    images = shards.read_images("train", np.arange(min(count, len(shards.index("train")))))
-    x = center_crop(torch.from_numpy(images), config.crop).to(accelerator.device)
-    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    targets = one_hot_targets(labels, len(shards.manifest.class_names))
-
-    def step(model: nn.Module) -> Tensor:
-        with accelerator.autocast():
-            return cross_entropy(model(x), targets).mean()
-
+    size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
+    step = trial_step(config, accelerator, shards, size)
     chosen, seconds = choose_memory_format(net, step, accelerator.device)
     answer: list[str] = broadcast_object_list([chosen])
     timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    say(f"memory format {answer[0]} ({timing} for {len(x)} images)")
+    say(f"memory format {answer[0]} ({timing} for {size} images)")
     return answer[0]

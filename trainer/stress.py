@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from trainer.augment import Rows, augment_batch
+from trainer.augment import augment_batch
 from trainer.config import Augment
 from trainer.defects import DEFOCUS_PX
 from trainer.models import center_crop
+from trainer.randomness import Rows
 
 STILL = Augment(flip=False, turn=False)
 JPEG_QUALITY = 85

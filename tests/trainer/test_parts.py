@@ -15,12 +15,13 @@ from trainer import state as checkpoints
 from trainer.augment import augment_batch
 from trainer.config import Augment, Config, config_from_json, config_to_json, differences
 from trainer.losses import cross_entropy, one_hot_targets
-from trainer.memory_format import choose_memory_format, to_memory_format
+from trainer.memory_format import to_memory_format
 from trainer.models import MODELS, center_crop
 from trainer.norms import to_group_norm
 from trainer.optim import build_optimizer, learning_rate
 from trainer.randomness import seed_for, uniforms
 from trainer.recipes import RECIPES, get_recipe
+from trainer.trial import choose_memory_format
 from trainer.tta import averaged, symmetries
 from trainer.weights import adapt_input
 
@@ -164,7 +165,9 @@ def test_the_faster_memory_format_is_chosen_on_a_copy() -> None:
     model = MODELS["cnn_2d"](config(dropout=0.0, crop=[8, 32, 32]), 1, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.rand(2, 1, 32, 32)
-    chosen, seconds = choose_memory_format(model, lambda m: m(x).sum(), torch.device("cpu"))
+    chosen, seconds = choose_memory_format(
+        model, lambda m: m(x).sum().backward(), torch.device("cpu")
+    )
     assert seconds[chosen] == min(seconds.values())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])

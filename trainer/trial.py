@@ -1,27 +1,60 @@
-"""Which batch size suits a device: the real training step, timed at 1, 2, 4, … images."""
+"""What only a trial of the real model and device can say: which layout, which batch size."""
 
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch import Tensor, nn
+from torch import nn
 
 from shards.shardset import ShardSet, open_shards
 from trainer.config import Config, System
 from trainer.distributed import make_accelerator
 from trainer.losses import cross_entropy, one_hot_targets
 from trainer.memory_format import to_memory_format
-from trainer.models import build_classifier, center_crop, inputs_of
+from trainer.models import build_classifier, center_crop, inputs_of, without_weights
 from trainer.optim import build_optimizer
 
-STEPS = 3
+TIMED_STEPS = 3
 GAIN = 1.05  # a batch twice as large must be this much faster by the image to go on
+Step = Callable[[nn.Module], None]  # forward and back, on images of its own
+
+
+def trial_step(config: Config, accelerator: Accelerator, shards: ShardSet, size: int) -> Step:
+    """Return a function that runs a model forward and back on `size` training images."""
+    rows = np.arange(size) % len(shards.index("train"))
+    images = torch.from_numpy(shards.read_images("train", rows))
+    x = center_crop(images, config.crop).to(accelerator.device)
+    labels = torch.zeros(size, dtype=torch.long, device=x.device)
+    targets = one_hot_targets(labels, len(shards.manifest.class_names))
+
+    def step(model: nn.Module) -> None:
+        with accelerator.autocast():
+            loss = cross_entropy(model(x), targets).mean()
+        torch.autograd.backward(loss)
+
+    return step
+
+
+def choose_memory_format(
+    model: nn.Module, step: Step, device: torch.device
+) -> tuple[str, dict[str, float]]:
+    """Return the faster of the two layouts and the seconds a step of each.
+
+    It works on copies, so the model's weights and statistics stay as they are.
+    """
+    seconds = {}
+    for name in ("contiguous", "channels_last"):
+        copy = to_memory_format(deepcopy(model), name)
+        seconds[name] = _seconds(step, copy, device)
+    return min(seconds, key=lambda name: seconds[name]), seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,16 +73,15 @@ def report_batches(config: Config, system: System, data: str, *, most: int) -> N
     with open_shards(data) as shards:
         for timing in time_batches(config, system, shards, accelerator, most=most):
             timings.append(timing)
-            if timing.images_s:
-                found = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
-            else:
-                found = "does not fit into memory"
-            print(f"{timing.batch_size:6} images a step {found}", flush=True)
+            found = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
+            fits = found if timing.images_s else "does not fit into memory"
+            sys.stdout.write(f"{timing.batch_size:6} images a step {fits}\n")
+            sys.stdout.flush()
     best = recommended(timings)
-    print(
+    sys.stdout.write(
         f"--batch-size {best.batch_size} on one rank, {best.batch_size} times their number on "
         f"several; the recipe has {config.batch_size} at --lr {config.lr:g} (--lr-batch "
-        f"{config.batch_size} scales the rate with the batch, --accumulate splits it)"
+        f"{config.batch_size} scales the rate with the batch, --accumulate splits it)\n"
     )
 
 
@@ -82,59 +114,40 @@ def _timing(
     config: Config, system: System, shards: ShardSet, accelerator: Accelerator, size: int
 ) -> Timing:
     clear_device_cache(garbage_collection=True)
-    on_gpu = accelerator.device.type == "cuda"
-    if on_gpu:
+    device = accelerator.device
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    net, _ = build_classifier(without_weights(config), inputs_of(shards.manifest))
+    net.to(device).train()
+    if system.memory_format != "auto":
+        to_memory_format(net, system.memory_format)
+    optimizer = build_optimizer(config, net, device)
+
+    def step(model: nn.Module) -> None:
+        optimizer.zero_grad()
+        forward_and_back(model)
+        optimizer.step()
+
     try:
-        seconds = _seconds_a_step(config, system, shards, accelerator, size)
+        forward_and_back = trial_step(config, accelerator, shards, size)
+        seconds = _seconds(step, net, device)
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
         return Timing(batch_size=size, images_s=0.0, memory_gb=0.0)
-    held = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes()
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        held = torch.cuda.max_memory_allocated()
     return Timing(batch_size=size, images_s=size / seconds, memory_gb=held / 1e9)
 
 
-def _seconds_a_step(
-    config: Config, system: System, shards: ShardSet, accelerator: Accelerator, size: int
-) -> float:
-    net, _ = build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
-    net.to(accelerator.device).train()
-    if system.memory_format != "auto":
-        to_memory_format(net, system.memory_format)
-    optimizer = build_optimizer(config, net, accelerator.device)
-    rows = np.arange(size) % len(shards.index("train"))
-    images = torch.from_numpy(shards.read_images("train", rows))
-    x = center_crop(images, config.crop).to(accelerator.device)
-    labels = torch.zeros(size, dtype=torch.long, device=x.device)
-    targets = one_hot_targets(labels, len(shards.manifest.class_names))
+def _seconds(step: Step, model: nn.Module, device: torch.device) -> float:
+    """Return the median time of a step, after one that warms up."""
     seconds = []
-    for _ in range(STEPS + 1):
+    for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        _step(net, optimizer, accelerator, x, targets)
-        _wait(accelerator.device)
+        step(model)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])  # the first warms up
-
-
-def _step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    x: Tensor,
-    targets: Tensor,
-) -> None:
-    optimizer.zero_grad()
-    with accelerator.autocast():
-        loss = cross_entropy(net(x), targets).mean()
-    torch.autograd.backward(loss)
-    optimizer.step()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return statistics.median(seconds[1:])
