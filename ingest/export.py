@@ -1,6 +1,7 @@
 """A data set's images as TIFF files that ImageJ and napari open to scale."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,29 +34,22 @@ def export_tiff(root: Path, out: Path, view: str | None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with progress("export", len(samples)) as advance:
         for number, row in zip(samples.synapse_id, samples.row, strict=True):
-            _write(out / f"{number}.tif", np.asarray(array[row]), dataset.views[name])
+            write_tiff(out / f"{number}.tif", np.asarray(array[row]), dataset.views[name])
             advance(1)
     _write_labels(out / "labels.csv", samples, dataset.class_names)
     return len(samples)
 
 
-def _write(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
+def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
+    """Write an image (c, [z], y, x) as ImageJ does: to scale, channels named and laid over."""
     z_nm, y_nm, x_nm = spec.voxel_size_nm
     sections_zcyx = image[None] if spec.view == "patch" else image.transpose(1, 0, 2, 3)
+    metadata: dict[str, Any] = {"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"}
+    if len(image) > 1:
+        metadata |= {"mode": "composite", "Labels": list(spec.channels) * len(sections_zcyx)}
+    resolution = NM_PER_UM / x_nm, NM_PER_UM / y_nm
     with atomic_write(path) as file:
-        tifffile.imwrite(
-            file,
-            sections_zcyx,
-            imagej=True,
-            resolution=(NM_PER_UM / x_nm, NM_PER_UM / y_nm),
-            metadata={
-                "axes": "ZCYX",
-                "spacing": z_nm / NM_PER_UM,
-                "unit": "um",
-                "mode": "composite" if len(image) > 1 else "grayscale",
-                "Labels": list(spec.channels) * len(sections_zcyx),
-            },
-        )
+        tifffile.imwrite(file, sections_zcyx, imagej=True, resolution=resolution, metadata=metadata)
 
 
 def _write_labels(path: Path, samples: pd.DataFrame, class_names: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Images that exist already, a file a sample: found, checked and read."""
 
+import logging
 import struct
 import zlib
 from collections import Counter
@@ -22,6 +23,7 @@ Image = npt.NDArray[np.uint8]
 
 READERS = 8  # threads
 NAMED = 5  # files that an error names
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors here say it, and once
 PAGES = str.maketrans("IQT", "ZZZ")  # TIFF axes that are sections when nobody says what they are
 # What tifffile and Pillow raise on files that are not what their first bytes say.
 BROKEN = (
