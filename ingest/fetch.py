@@ -28,6 +28,10 @@ Answer = TypeVar("Answer")
 
 AWS_CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"}
 GOOGLE_CREDENTIALS = {"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"}
+BUCKETS: dict[str, tuple[type[S3Store | GCSStore], set[str]]] = {
+    "s3": (S3Store, AWS_CREDENTIALS),
+    "gs": (GCSStore, GOOGLE_CREDENTIALS),
+}
 TIMEOUT = timedelta(seconds=60)
 FINAL_ERRORS = (PermissionDeniedError, UnauthenticatedError, InvalidPathError)
 
@@ -140,19 +144,12 @@ def open_store(url: str) -> "ObjectStore":
     once: RetryConfig = {"max_retries": 0, "retry_timeout": TIMEOUT}
     if scheme in ("http", "https"):
         return HTTPStore(f"{scheme}://{host}{path}", client_options=client, retry_config=once)
-    if scheme == "s3":
-        return S3Store(
+    if scheme in BUCKETS:
+        store, credentials = BUCKETS[scheme]
+        return store(
             host,
             prefix=path.strip("/"),
-            skip_signature=AWS_CREDENTIALS.isdisjoint(os.environ),
-            client_options=client,
-            retry_config=once,
-        )
-    if scheme == "gs":
-        return GCSStore(
-            host,
-            prefix=path.strip("/"),
-            skip_signature=GOOGLE_CREDENTIALS.isdisjoint(os.environ),
+            skip_signature=credentials.isdisjoint(os.environ),
             client_options=client,
             retry_config=once,
         )
