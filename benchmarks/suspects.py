@@ -21,7 +21,8 @@ Found = tuple[str, int, int, int, int]  # what, listed, right, planted, found
 
 def score(predictions: Path, truth: Path) -> Iterator[Found]:
     """Yield how many are listed and right, planted and found, of neurons and of synapses."""
-    evaluation = evaluate(open_subject(predictions), Options(images=False), lambda step: None)
+    subject = open_subject(predictions, use_data=False)
+    evaluation = evaluate(subject, Options(), lambda step: None)
     frame = evaluation.subject.test.frame
     error = frame["synapse_id"].map(pd.read_parquet(truth).set_index("id")["error"])
     neurons = set(frame["neuron_id"][error == "merge"])

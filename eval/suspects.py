@@ -44,7 +44,7 @@ def learn(val: Scored) -> Belief:
     belief = _fit(val)
     truth = strata_of(val.labels, val.groups, val.num_groups)
     for mixed_at, sure in ((0.0, 0.0), (MIXED_AT, SURE)):
-        mixture, posteriors = judge(belief, val)
+        mixture, posteriors = judge(belief, val, but_one=False)
         other = (posteriors.argmax(axis=1) != truth) & (posteriors.max(axis=1) >= sure)
         kept = (mixture <= mixed_at) & ~other
         if np.bincount(truth[kept], minlength=val.probabilities.shape[1]).min() >= FEWEST:
@@ -60,13 +60,21 @@ def _fit(val: Scored) -> Belief:
     return Belief(calibrate=calibrate, model=model)
 
 
-def judge(belief: Belief, scored: Scored) -> tuple[Floats, Floats]:
-    """Return each neuron's mixture score (m,) and class probabilities (m, k)."""
+def judge(belief: Belief, scored: Scored, *, but_one: bool) -> tuple[Floats, Floats]:
+    """Return each neuron's mixture score (m,) and class probabilities (m, k).
+
+    `but_one` scores the mixture without the synapse that speaks most against the rest.
+    """
+    groups, m = scored.groups, scored.num_groups
     evidence = evidence_of(belief.model, belief.calibrate(scored.probabilities))
-    sums = group_sums(evidence, scored.groups, scored.num_groups)
-    counts = np.bincount(scored.groups, minlength=scored.num_groups)
-    mixture = mixture_scores(belief.model, evidence, scored.groups, scored.num_groups)
-    return mixture, posterior(belief.model, sums, counts)
+    sums = group_sums(evidence, groups, m)
+    posteriors = posterior(belief.model, sums, np.bincount(groups, minlength=m))
+    rows = np.arange(len(groups))
+    if but_one:
+        own = evidence[rows, sums.argmax(axis=1)[groups]]
+        order = np.lexsort((own - evidence.mean(axis=1), groups))
+        rows = np.delete(order, np.unique(groups[order], return_index=True)[1])
+    return mixture_scores(belief.model, evidence[rows], groups[rows], m), posteriors
 
 
 def mixture_scores(model: AxonModel, evidence: Floats, groups: Ints, num_groups: int) -> Floats:
@@ -89,8 +97,11 @@ def mixture_scores(model: AxonModel, evidence: Floats, groups: Ints, num_groups:
 
 
 def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
-    """Return neurons that two classes explain better than one, likeliest merge errors first."""
-    mixture, _ = judge(belief, scored)
+    """Return neurons that two classes explain better than one, likeliest merge errors first.
+
+    They must do so even without a neuron's oddest synapse: one alone is an odd synapse.
+    """
+    mixture, _ = judge(belief, scored, but_one=True)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
     onehot = np.eye(scored.probabilities.shape[1])[scored.predicted]
     votes = group_sums(onehot, scored.groups, scored.num_groups)
@@ -108,7 +119,7 @@ def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict
 
 def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
     """Return neurons whose synapses are sure of another class than their label, surest first."""
-    _, posteriors = judge(belief, scored)
+    _, posteriors = judge(belief, scored, but_one=False)
     truth = strata_of(scored.labels, scored.groups, scored.num_groups)
     guess, sure = posteriors.argmax(axis=1), posteriors.max(axis=1)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
@@ -128,15 +139,17 @@ def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> lis
 def odd_synapses(belief: Belief, scored: Scored) -> Ints:
     """Return rows of synapses at odds with their neuron, which is sure without them; worst first.
 
-    Possible label or detection errors.
+    Possible label or detection errors. The synapses of mixed neurons are none of these.
     """
     model, calibrated = belief.model, belief.calibrate(scored.probabilities)
     evidence = evidence_of(model, calibrated)
     sums = group_sums(evidence, scored.groups, scored.num_groups)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
-    best = posterior(model, sums, counts).argmax(axis=1)
+    mixture, posteriors = judge(belief, scored, but_one=True)
+    best, pure = posteriors.argmax(axis=1), mixture <= MIXED_AT
     own = np.take_along_axis(calibrated, best[scored.groups][:, None], axis=1)[:, 0]
-    rows = np.flatnonzero((own <= AGAINST) & (counts[scored.groups] > SYNAPSES_AT_LEAST))
+    looked_at = (counts > SYNAPSES_AT_LEAST) & pure
+    rows = np.flatnonzero((own <= AGAINST) & looked_at[scored.groups])
     axon = scored.groups[rows]
     without = posterior(model, sums[axon] - evidence[rows], counts[axon] - 1)
     sure = without[np.arange(len(rows)), best[axon]] >= SURE

