@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from trainer.__main__ import main
+from trainer.models import Classifier
+from trainer.models3d import UNetEncoder3D
 from trainer.norms import set_norm
 from trainer.trained import load_trained
 
@@ -138,6 +141,36 @@ def test_norms_that_share_statistics_are_batch_norms_on_one_rank(
     assert isinstance(synced[1], nn.SyncBatchNorm)
     torch.testing.assert_close(synced(x), expected)
     train(cubes, tmp_path / "run", "--norm", "sync", "--epochs", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
+def test_a_compiled_3d_model_learns_the_same() -> None:
+    torch.manual_seed(0)
+    plain = UNetEncoder3D(1, 2, width=2, pools=())
+    compiled = deepcopy(plain)
+    compiled.compile()
+    x = torch.rand(2, 1, 4, 8, 8)
+    for model in (plain, compiled):
+        model(x).square().sum().backward()
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_a_run_is_compiled_by_choice(
+    cubes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[nn.Module] = []
+
+    def compiled(model: nn.Module) -> None:
+        asked.append(model)
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    train(cubes, tmp_path / "plain", "--epochs", "1")
+    assert not asked
+    train(cubes, tmp_path / "compiled", "--epochs", "1", "--compile")
+    (model,) = asked
+    assert isinstance(model, Classifier)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -2,8 +2,10 @@
 
 import functools
 import http.server
+import json
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shards.schema import ImageSpec
+from shards.shardset import open_shards
 from trainer.backbones import add_stochastic_depth
 from trainer.config import Config, config_from_json, config_to_json
-from trainer.models import Inputs, build_classifier
+from trainer.models import Inputs, build_classifier, inputs_of
 from trainer.recipes import get_recipe
+from trainer.trained import load_trained, model_folder
 from trainer.weights import load_pretrained, load_weights
 
 
@@ -97,6 +101,22 @@ def test_weights_come_from_a_url_once(served: tuple[Path, str]) -> None:
         load_weights(model(), f"{url}/nothing.pth")
     with pytest.raises(ValueError, match="unknown url type: ftpx"):
         load_weights(model(), "ftpx://nowhere/w.pth")
+
+
+def test_a_published_model_is_read_from_its_url(served: tuple[Path, str], cubes: str) -> None:
+    folder, url = served
+    settings = config("unet3d_small", width=2, crop=[4, 16, 16])
+    with open_shards(cubes) as shards:
+        own = inputs_of(shards.manifest)
+    net = build_classifier(settings, own)[0].eval()
+    state = {"config": config_to_json(settings), "inputs": asdict(own), "progress": {}}
+    more = {"schema_version": 1, "memory_format": "contiguous", "manifest_sha256": ""}
+    (folder / "state.json").write_text(json.dumps(state | more))
+    with pytest.raises(ValueError, match=r"cannot download .*/model\.safetensors .*check the URL"):
+        model_folder(f"{url}/", "best")
+    save_file(net.state_dict(), folder / "model.safetensors")
+    x = torch.randint(0, 256, (2, 1, 8, 24, 24), dtype=torch.uint8)
+    assert torch.equal(load_trained(model_folder(f"{url}/", "best")).model(x), net(x))
 
 
 def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
