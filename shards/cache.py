@@ -1,16 +1,17 @@
 """A bounded cache of remote shards on the local disk, shared by all processes of a node.
 
-One file a shard, named by the shard's SHA-256: its bytes, then, at a page boundary, a byte for
-each part of `PART` bytes that is 1 once the part is there. A reader that misses parts fetches
-them; while it does, it holds a lock on the parts' bytes of the map, which the kernel drops if the
-process dies. So ranks and jobs share every part, and nothing has to be cleaned up after a crash.
+One file a shard, named by the shard's SHA-256: its bytes, then a byte for each part of `PART` bytes
+that is 1 once the part is there. A reader that misses parts fetches them; while it does, it holds a
+lock on the parts' bytes of this map, which the kernel drops if the process dies. So ranks and jobs
+share every part, and nothing has to be cleaned up after a crash. The lock saves requests, no more:
+two that fetch the same part write the same bytes, so one that is stopped holds nobody up for long.
 What a power cut may spoil is caught by the samples' checksums: see `forget`.
 """
 
 import errno
 import fcntl
+import itertools
 import math
-import mmap
 import os
 import threading
 import time
@@ -32,8 +33,10 @@ JOINED_PARTS = 8  # fetched in one request when a shard is read ahead
 MAX_OPEN = 256
 REFUSED_S = 1.0  # how long a shard without room is read past the cache before it is tried again
 POLL_S = 0.005
+STALLED_S = 30.0  # how long another process's lock is heeded
 TOUCH_S = 1.0
 SUFFIX, LOCK = ".cache", "lock"
+STAMPS = itertools.count(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +99,16 @@ class CachedStorage:
         """Return the files' sizes in bytes, on the remote side."""
         return self._remote.sizes(names)
 
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from the cache, fetching what is missing; past it if there is no room."""
-        if (file := self._file(name)) is None:
-            self._remote.read_into(name, offset, buffer)
-        else:
-            file.fetch(offset, len(buffer))
-            file.read_into(offset, buffer)
+        try:
+            if (file := self._file(name)) is not None:
+                file.fetch(offset, len(buffer))
+                file.read_into(offset, buffer)
+                return file.stamp
+        except OSError as error:
+            self._refuse(name, error)
+        return self._remote.read_into(name, offset, buffer)
 
     def expect(self, names: Sequence[str]) -> None:
         """Fetch these shards in the background, in this order, instead of those named before.
@@ -110,7 +116,7 @@ class CachedStorage:
         Only as many as fill half of the cache.
         """
         total, fitting = 0, []
-        for name in names:
+        for name in names[: MAX_OPEN // 2]:
             total += self._known[name].bytes
             if total > self._spec.limit_bytes / 2:
                 break
@@ -119,11 +125,13 @@ class CachedStorage:
 
     def forget(self, name: str) -> bool:
         """Drop a shard whose cached bytes proved wrong; tell whether reading it again may help."""
+        if (info := self._known.get(name)) is None:
+            return False
         with self._lock:  # until the file is gone, or another thread may open it again
-            if file := self._open.pop(name, None):
-                with _locked(self._spec.folder / LOCK):
-                    file.path.unlink(missing_ok=True)
-        return name in self._known
+            self._open.pop(name, None)
+            with _locked(self._spec.folder / LOCK):
+                self._path(info).unlink(missing_ok=True)
+        return True
 
     def names(self) -> list[str]:
         """Return the names of all files on the remote side."""
@@ -154,8 +162,8 @@ class CachedStorage:
         with self._lock:
             file = self._open.pop(name, None)
             if file is None or file.is_gone:
-                self._drop_unused()
                 file = self._admit(info)
+                self._drop_unused()
                 if file is None:
                     return None
             self._open[name] = file  # the last one is the one used last
@@ -164,56 +172,61 @@ class CachedStorage:
 
     def _admit(self, info: ShardInfo) -> "_CachedFile | None":
         """Open the shard's file, after making room for it if it is new."""
-        path = self._spec.folder / f"{info.sha256}{SUFFIX}"
         if time.monotonic() < self._refused.get(info.name, 0.0):
             return None
-        fetch = partial(self._remote.read_into, info.name)
+        path, fetch = self._path(info), partial(self._remote.read_into, info.name)
         with _locked(self._spec.folder / LOCK):
-            try:
-                if path.exists() or _make_room(self._spec, _file_bytes(info.bytes)):
+            is_new = not path.exists()
+            if not is_new or _make_room(self._spec, _file_bytes(info.bytes)):
+                try:
                     return _CachedFile(path, info.bytes, fetch)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                except OSError:
+                    if is_new:
+                        path.unlink(missing_ok=True)
                     raise
-                path.unlink(missing_ok=True)
-                warnings.warn(
-                    f"{self._spec.folder}: cannot cache {info.name} ({error.strerror}); "
-                    "reading it past the cache",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
         self._refused[info.name] = time.monotonic() + REFUSED_S
         return None
 
+    def _refuse(self, name: str, error: OSError) -> None:
+        """Say that the cache failed for a shard, and leave it alone for a while."""
+        with self._lock:
+            self._open.pop(name, None)
+            self._refused[name] = time.monotonic() + REFUSED_S
+        warnings.warn(
+            f"{self._spec.folder}: cannot cache {name} ({error.strerror or error}); "
+            "reading it past the cache",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def _drop_unused(self) -> None:
-        """Close files that another process has removed, and the oldest, to open one more."""
+        """Close files that have been removed, and the oldest, to keep one more open."""
         gone = {name for name, file in self._open.items() if file.is_gone}
         for name in gone | set(list(self._open)[: max(0, len(self._open) + 1 - MAX_OPEN)]):
             del self._open[name]
 
+    def _path(self, info: ShardInfo) -> Path:
+        return self._spec.folder / f"{info.sha256}{SUFFIX}"
+
 
 class _CachedFile:
-    """One shard's file, open; closed when the last thread lets go of this object."""
+    """One shard's file, open; closed when the last thread lets go of this object.
 
-    def __init__(self, path: Path, size: int, fetch: Callable[[int, memoryview], None]) -> None:
+    `stamp` is this object's own: what is read through another one may be other bytes.
+    """
+
+    def __init__(self, path: Path, size: int, fetch: Callable[[int, memoryview], object]) -> None:
         self.path, self._size, self._fetch = path, size, fetch
-        self._num_parts = math.ceil(size / PART)
-        self._map_offset = _file_bytes(size) - self._num_parts
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o644)
-        try:
-            os.posix_fallocate(self._descriptor, 0, _file_bytes(size))
-            self._map = mmap.mmap(self._descriptor, self._num_parts, offset=self._map_offset)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        self.stamp = next(STAMPS)
+        self._here = bytearray(math.ceil(size / PART))  # what is known of the map
         self._claims = threading.Condition()
         self._claimed: set[int] = set()
         self._touched = 0.0
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.posix_fallocate(self._descriptor, 0, _file_bytes(size))
 
     def __del__(self) -> None:
-        if hasattr(self, "_map"):
-            self._map.close()
+        if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
     @property
@@ -229,23 +242,25 @@ class _CachedFile:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from the file."""
-        count = os.preadv(self._descriptor, [buffer], offset)
-        while count < len(buffer):
-            more = os.preadv(self._descriptor, [buffer[count:]], offset + count)
-            if more == 0:
-                raise ValueError(f"{self.path} was cut short; remove it and resume")
-            count += more
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            if count == 0:
+                raise OSError(errno.EIO, "it was cut short", str(self.path))
+            done += count
 
     def fetch(self, offset: int, length: int) -> None:
         """Return once all parts that hold these bytes are there."""
         for part in range(offset // PART, (offset + length - 1) // PART + 1):
-            while not self._map[part]:
+            stalled_at = math.inf
+            while not self._has(part):
                 with self._claims:
                     if part in self._claimed:
                         self._claims.wait()
                         continue
                     self._claimed.add(part)
-                if not self._fetch_claimed(part, part + 1):
+                stalled_at = min(stalled_at, time.monotonic() + STALLED_S)
+                if not self._fetch_claimed(part, part + 1, alone=time.monotonic() > stalled_at):
                     time.sleep(POLL_S)
 
     def fetch_some(self) -> bool:
@@ -261,13 +276,24 @@ class _CachedFile:
                 return True
             position = run.stop
 
+    def _has(self, part: int) -> bool:
+        if not self._here[part]:
+            self._look()
+        return bool(self._here[part])
+
+    def _look(self) -> None:
+        """Read the map; what a file cut short lacks of it is missing."""
+        count = len(self._here)
+        self._here[:] = os.pread(self._descriptor, count, self._size).ljust(count, b"\0")
+
     def _missing_run(self, position: int) -> range:
         """Return up to `JOINED_PARTS` successive parts, missing and unclaimed, from a position."""
-        while (first := self._map.find(b"\0", position, self._num_parts)) >= 0:
+        self._look()
+        while (first := self._here.find(b"\0", position)) >= 0:
             stop = first
             while (
-                stop < min(first + JOINED_PARTS, self._num_parts)
-                and not self._map[stop]
+                stop < min(first + JOINED_PARTS, len(self._here))
+                and not self._here[stop]
                 and stop not in self._claimed
             ):
                 stop += 1
@@ -276,35 +302,45 @@ class _CachedFile:
             position = first + 1
         return range(0)
 
-    def _fetch_claimed(self, first: int, stop: int) -> bool:
-        """Fetch parts this process has claimed; False if another process is at one of them."""
-        start, count = self._map_offset + first, stop - first
+    def _fetch_claimed(self, first: int, stop: int, *, alone: bool = False) -> bool:
+        """Fetch parts this process has claimed; False if another process is at one of them.
+
+        `alone` does not heed other processes.
+        """
         try:
-            try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, count, start)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
+            with self._locked_parts(first, stop) as is_locked:
+                if not (is_locked or alone):
                     return False
-                raise
-            try:
-                if not all(self._map[first:stop]):
+                if not all(self._has(part) for part in range(first, stop)):
                     offset, end = first * PART, min(stop * PART, self._size)
                     data = memoryview(bytearray(end - offset))
                     self._fetch(offset, data)
                     _write(self._descriptor, data, offset)
-                    self._map[first:stop] = b"\1" * count
-            finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, count, start)
+                    _write(self._descriptor, memoryview(b"\1" * (stop - first)), self._size + first)
         finally:
             with self._claims:
                 self._claimed.difference_update(range(first, stop))
                 self._claims.notify_all()
         return True
 
+    @contextmanager
+    def _locked_parts(self, first: int, stop: int) -> Iterator[bool]:
+        """Hold the lock of some parts; yield whether it could be had."""
+        count, start = stop - first, self._size + first
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, count, start)
+        except (BlockingIOError, PermissionError):  # what POSIX allows for a lock that is held
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, count, start)
+
 
 def _file_bytes(size: int) -> int:
-    """Return how many bytes a cached shard takes: its own, rounded up to pages, and its map."""
-    return math.ceil(size / mmap.PAGESIZE) * mmap.PAGESIZE + math.ceil(size / PART)
+    """Return how many bytes a cached shard takes: its own and its map."""
+    return size + math.ceil(size / PART)
 
 
 def _make_room(spec: CacheSpec, needed: int) -> bool:
@@ -330,6 +366,14 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that all processes of the node share; the kernel drops it if this one dies."""
+    stalled_at = time.monotonic() + STALLED_S
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > stalled_at:
+                    raise OSError(errno.ETIMEDOUT, "another process keeps it locked") from None
+                time.sleep(POLL_S)
         yield

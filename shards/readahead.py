@@ -25,7 +25,7 @@ class ReadAhead:
         """Work on these shards, in this order, instead of those expected before."""
         with self._changed:
             self._expected = list(names)
-            self._done.intersection_update(names)
+            self._done.clear()
             if not self._started:
                 self._started = True
                 for thread in self._threads:

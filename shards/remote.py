@@ -78,19 +78,22 @@ class RemoteStorage:
         with ThreadPoolExecutor(REQUESTS) as pool:
             return list(pool.map(self._size, names))
 
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset` with one ranged request."""
+        wanted: Any = {"range": (offset, offset + len(buffer))}
 
-        def get() -> None:
-            data = obstore.get_range(self._store, name, start=offset, length=len(buffer))
+        def get() -> int:
+            answer = obstore.get(self._store, name, options=wanted)
+            data = answer.bytes()
             if len(data) != len(buffer):
                 raise ValueError(
                     f"{self.url}/{name} ends at byte {offset + len(data)}, before the "
                     f"{len(buffer)} bytes at {offset}: it is truncated; copy it again"
                 )
             buffer[:] = memoryview(data)
+            return stamp_of(answer.meta["e_tag"], answer.meta["last_modified"])
 
-        self._try(name, get)
+        return self._try(name, get)
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted; none from a web server, which cannot tell."""
@@ -163,6 +166,11 @@ def with_retries(what: str, call: Callable[[], T], patience: Patience, stop: thr
             if stop.wait(pause):
                 raise ValueError(f"{what}: closed while waiting for an answer") from None
             wait = min(2 * wait, patience.longest_s)
+
+
+def stamp_of(*identity: object) -> int:
+    """Return a number above 0, of 32 bits, that differs between what tells two files apart."""
+    return hash(identity) % (2**32 - 1) + 1
 
 
 def _is_final(error: BaseError) -> bool:

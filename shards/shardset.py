@@ -35,7 +35,7 @@ class ShardSet:
         self._encoded = bool(manifest.pack.get("encoded"))
         self._lock = Lock()
         self._indices: dict[str, Index] = {}
-        self._checked: dict[str, np.ndarray] = {}
+        self._checked: dict[str, np.ndarray] = {}  # the file's stamp when a sample was right
 
     def __enter__(self) -> "ShardSet":
         return self
@@ -52,7 +52,7 @@ class ShardSet:
         with self._lock:
             if split not in self._indices:
                 self._indices[split] = self._load_index(split)
-                self._checked[split] = np.zeros(len(self._indices[split]), bool)
+                self._checked[split] = np.zeros(len(self._indices[split]), np.uint32)
             return self._indices[split]
 
     def read_images(self, split: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -67,16 +67,16 @@ class ShardSet:
     ) -> None:
         """Read the images of `rows` into `out` (b, c, [z], y, x), or their sections (b, s, y, x).
 
-        `out` is C-contiguous. The first time a sample is read in this process the whole of it is
-        read and its checksum verified.
+        `out` is C-contiguous. The first time a sample is read in this process, and after its file
+        has changed, the whole of it is read and its checksum verified.
         """
         index, checked = self.index(split), self._checked[split]
         for item, row in enumerate(rows.tolist()):
             if sections is None:
                 self._read_sample(index, checked, row, out[item])
-            elif checked[row] and not self._encoded:
-                self._read_sections(index, row, out[item], sections)
-            else:
+            elif self._encoded or not self._read_sections(
+                index, checked[row], row, out[item], sections
+            ):
                 cube = np.empty(self.manifest.image.shape, out.dtype)
                 self._read_sample(index, checked, row, cube)
                 out[item] = sections.of(cube)
@@ -85,32 +85,39 @@ class ShardSet:
         name, offset = index.shards[index.shard[row]].name, int(index.offset[row])
         voxels = image.reshape(-1).view(np.uint8)
         data = np.empty(index.length[row], np.uint8) if self._encoded else voxels
-        self.storage.read_into(name, offset, data.data)
-        if not checked[row]:
-            if not _matches(index, row, data) and self.storage.forget(name):
-                self.storage.read_into(name, offset, data.data)
-            self._require_match(index, row, data)
-            checked[row] = True
+        stamp = self.storage.read_into(name, offset, data.data)
+        if checked[row] != stamp:
+            if not _matches(index, row, data):
+                stamp = self._read_again(index, row, data)
+            checked[row] = stamp
         if self._encoded:
             image[...] = decoded(data.tobytes())
 
-    def _read_sections(self, index: Index, row: int, image: np.ndarray, sections: Sections) -> None:
+    def _read_sections(
+        self, index: Index, stamp: int, row: int, image: np.ndarray, sections: Sections
+    ) -> bool:
+        """Read sections of a cube that was right when its file had this stamp, if it still has."""
         name, offset = index.shards[index.shard[row]].name, int(index.offset[row])
         voxels = image.reshape(-1).view(np.uint8)
         done, size = 0, image.dtype.itemsize
         for first, count in sections.runs(self.manifest.image.shape):
             part = voxels[done : done + count * size]
-            self.storage.read_into(name, offset + first * size, part.data)
+            if not stamp or self.storage.read_into(name, offset + first * size, part.data) != stamp:
+                return False
             done += count * size
+        return True
 
-    def _require_match(self, index: Index, row: int, voxels: np.ndarray) -> None:
-        if _matches(index, row, voxels):
-            return
-        shard, key = index.shards[index.shard[row]].name, index.column("key")[row]
+    def _read_again(self, index: Index, row: int, data: np.ndarray) -> int:
+        """Read a sample that was wrong once more if that may help, and return its file's stamp."""
+        name = index.shards[index.shard[row]].name
+        if self.storage.forget(name):
+            stamp = self.storage.read_into(name, int(index.offset[row]), data.data)
+            if _matches(index, row, data):
+                return stamp
+        found, expected = crc32c.crc32c(data.data), index.crc32c[row]
         raise ValueError(
-            f"{self.url}/{shard}: sample {key} has checksum {crc32c.crc32c(voxels.data):08x}, its "
-            f"index says {index.crc32c[row]:08x}: the shard was altered; copy it again, or pack "
-            "again"
+            f"{self.url}/{name}: sample {index.column('key')[row]} has checksum {found:08x}, its "
+            f"index says {expected:08x}: the shard was altered; copy it again, or pack again"
         )
 
     def _load_index(self, split: str) -> Index:

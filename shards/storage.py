@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from shards.cache import CachedStorage, CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
-from shards.remote import Patience, RemoteStorage
+from shards.remote import Patience, RemoteStorage, stamp_of
 from shards.schema import ShardInfo
 
 MAX_OPEN_FILES = 256
@@ -45,8 +45,11 @@ class Storage(Protocol):
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Return the files' sizes in bytes. A missing file is a `ValueError` that names it."""
 
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` (flat, of bytes) from `offset`; a file that ends before is an error."""
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` (flat, of bytes) from `offset`; a file that ends before is an error.
+
+        Return the file's stamp, above 0: another one when the bytes may have become others.
+        """
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted."""
@@ -157,7 +160,7 @@ class LocalStorage:
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
             return list(pool.map(self._size, names))
 
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`."""
         file = self._acquire(name)
         try:
@@ -170,6 +173,8 @@ class LocalStorage:
                         f"{len(buffer)} bytes at {offset}: it is truncated; copy it again"
                     )
                 done += count
+            status = os.fstat(file.descriptor)
+            return stamp_of(status.st_ino, status.st_mtime_ns)
         finally:
             self._release(file)
 

@@ -210,9 +210,9 @@ def test_a_long_wait_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def slowly(*arguments: Any) -> None:
+    def slowly(*arguments: Any) -> int:
         time.sleep(0.3)
-        read_into(*arguments)
+        return read_into(*arguments)
 
     read_into = LocalStorage.read_into
     monkeypatch.setattr(LocalStorage, "read_into", slowly)
