@@ -78,11 +78,11 @@ def check_masks(
     boxes, roots = boxes_of(chosen, view, size), chosen[[f"{name}_root_id" for name in masks]]
     images = np.empty((len(chosen), len(masks), *view.size_zyx), dtype=np.uint8)
     fill_masks(list(images), roots.to_numpy().tolist(), boxes, size, segmentation)
-    empty = int((images.max(axis=(2, 3, 4)) == 0).any(axis=1).sum())
+    empty = int((images.max(axis=(1, 2, 3, 4)) == 0).sum())
     if empty * 2 > len(chosen):
         raise ValueError(
-            f"{job.volume.segmentation}: {empty} of {len(chosen)} samples read as a test have an "
-            f"empty mask ({' or '.join(masks)}): these root ids are not there; name the "
+            f"{job.volume.segmentation}: {empty} of {len(chosen)} samples read as a test have "
+            f"nothing in their masks ({', '.join(masks)}): these root ids are not there; name the "
             "segmentation of the tables' materialization version"
         )
 
