@@ -1,6 +1,8 @@
 """Every fault is named, by the reader and by verify; none is passed over."""
 
+import errno
 import json
+import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.schema import SPLITS, View
+from shards.sections import Sections
 from shards.shardset import open_shards
 from shards.stream import Stream, evaluation_batches
 from shards.verify import verify
@@ -92,6 +95,34 @@ def test_another_tar_of_the_same_name(altered: Path) -> None:
     with pytest.raises(ValueError, match=r"train-000000.tar: sample \w+ has checksum"):
         read_all(altered)
     assert any("stands where the index says" in fault for fault in verify(str(altered)))
+
+
+@pytest.mark.parametrize("sections", [None, Sections(around=1)])
+def test_a_tar_replaced_while_it_is_open(altered: Path, sections: Sections | None) -> None:
+    """A sample that was right once is checked again when its file has changed."""
+    one, other = altered / "train-000000.tar", altered / "train-000001.tar"
+    with (
+        open_shards(str(altered)) as shards,
+        Stream(shards, "train", batch_size=8, sections=sections) as stream,
+    ):
+        for _ in range(stream.steps_per_epoch):
+            next(stream)
+        one.write_bytes(other.read_bytes())
+        with pytest.raises(ValueError, match=r"train-000000.tar: sample \w+ has checksum"):
+            deque(stream, maxlen=0)
+
+
+def test_a_tar_that_may_not_be_read(altered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def denied(path: str, *arguments: int) -> int:
+        if path.endswith("val-000000.tar"):  # permissions alone would not stop root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(ValueError, match=r"val-000000.tar: may not be read; check its perm"):
+        read_all(altered)
 
 
 def test_an_index_that_disagrees(altered: Path) -> None:

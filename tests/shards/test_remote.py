@@ -1,9 +1,11 @@
 """Remote shards: right bytes through faults, a cache that keeps its limits and survives kills."""
 
+import errno
 import fcntl
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shards.cache import CacheSpec, cache_from_environment
@@ -185,9 +188,15 @@ def _read_for_ever(url: str, cache: CacheSpec) -> None:
         read_epoch(url, cache)
 
 
-def test_jobs_share_a_cache_and_one_of_them_is_killed(
-    packed: Packed, faulty: type[Faulty], cache: CacheSpec
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_jobs_share_a_cache_and_one_of_them_ends(
+    packed: Packed,
+    faulty: type[Faulty],
+    cache: CacheSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    end: signal.Signals,
 ) -> None:
+    monkeypatch.setattr("shards.cache.STALLED_S", 0.2)
     faulty.faults = ("slow",)
     expected = read_epoch(str(packed("patch")))
     context = multiprocessing.get_context("spawn")
@@ -196,21 +205,64 @@ def test_jobs_share_a_cache_and_one_of_them_is_killed(
         other.start()
         while not cache.folder.is_dir() or not list(cache.folder.glob("*.cache")):
             time.sleep(0.005)
-        other.kill()
-        assert read_epoch(url, cache) == expected
-        other.join()
+        assert other.pid is not None
+        os.kill(other.pid, end)
+        try:
+            assert read_epoch(url, cache) == expected
+        finally:
+            other.kill()
+            other.join()
 
 
-def test_a_full_disk_is_said_and_read_past(
-    packed: Packed, cache: CacheSpec, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("posix_fallocate", errno.ENOSPC), ("pwrite", errno.ENOSPC), ("open", errno.EACCES)],
+)
+def test_a_cache_that_cannot_be_written_is_said_and_read_past(
+    packed: Packed,
+    cache: CacheSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    number: int,
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
+    works = getattr(os, call)
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with serving(packed("cube")) as url, pytest.warns(RuntimeWarning, match="No space left"):
-        assert read_epoch(url, cache) == read_epoch(str(packed("cube")))
-    assert not list(cache.folder.glob("*.cache"))
+    def fails(place: object, *arguments: Any) -> Any:
+        if call == "open" and not str(place).endswith(".cache"):
+            return works(place, *arguments)
+        raise OSError(number, os.strerror(number))
+
+    expected = read_epoch(str(packed("cube")))
+    monkeypatch.setattr(os, call, fails)
+    with (
+        serving(packed("cube")) as url,
+        pytest.warns(RuntimeWarning, match=os.strerror(number)),
+    ):
+        assert read_epoch(url, cache) == expected
+    assert call == "pwrite" or not list(cache.folder.glob("*.cache"))
+
+
+def test_a_cached_file_that_is_cut_short_is_fetched_again(packed: Packed, cache: CacheSpec) -> None:
+    with serving(packed("cube")) as url, open_shards(url, cache) as shards:
+        expected = shards.read_images("train", [0])
+        for path in cache.folder.glob("*.cache"):
+            os.truncate(path, 100)
+        with pytest.warns(RuntimeWarning, match="it was cut short"):
+            np.testing.assert_array_equal(shards.read_images("train", [0]), expected)
+
+
+def test_access_denied_is_named(packed: Packed, faulty: type[Faulty], cache: CacheSpec) -> None:
+    def denied(self: Faulty, *, with_body: bool) -> None:
+        if self.path.endswith(".tar") and with_body:
+            self.send_error(403)
+        else:
+            RangeHandler.answer(self, with_body=with_body)
+
+    faulty.answer = denied  # type: ignore[method-assign]
+    with serving(packed("cube"), handler=faulty) as url:
+        for chosen in (None, cache):
+            with pytest.raises(ValueError, match=r"train-\d+.tar: access denied .* check the"):
+                read_epoch(url, chosen)
 
 
 def test_a_folder_that_may_not_be_used_is_named(packed: Packed, tmp_path: Path) -> None:
