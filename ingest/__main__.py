@@ -27,6 +27,7 @@ def phantom_command(
     contrast: float | None = None,
     merges: int | None = None,
     strays: int | None = None,
+    segmentation: bool = False,
 ) -> None:
     """Write the phantom: a made-up EM volume, its tables, and a job that ingests them.
 
@@ -44,8 +45,9 @@ def phantom_command(
         contrast: of all structure, against a noise that stays the same
         merges: axons that have the root id of a neuron of the other class
         strays: single synapses that have
+        segmentation: add seg, the partners of all synapses, and a job that cuts masks of them
     """
-    from ingest.phantom import PhantomConfig, write_phantom  # slow to import, and only for this
+    from ingest.phantom import PhantomConfig, write_masks, write_phantom  # slow to import
 
     options = {
         "size": size,
@@ -58,8 +60,12 @@ def phantom_command(
         "strays": strays,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    write_phantom(out, PhantomConfig(**given))
-    print(f"phantom in {out}; next: python -m ingest plan {out / 'ingest.yaml'} --out DATASET")
+    config = PhantomConfig(**given)
+    write_phantom(out, config)
+    if segmentation:
+        write_masks(out, config)
+    job = out / ("ingest_masks.yaml" if segmentation else "ingest.yaml")
+    print(f"phantom in {out}; next: python -m ingest plan {job} --out DATASET")
 
 
 def plan_command(config: Positional[Path], *, out: Dataset) -> None:

@@ -21,6 +21,7 @@ from ingest import phantom_fields as fields
 from ingest.phantom_fields import Float, Grey, Points, Triple
 from ingest.phantom_scene import Synapses, dendrites, mitochondria, place_synapses
 from ingest.phantom_section import Scene, draw_section, make_textures
+from ingest.phantom_segmentation import partners, segment, write_segmentation
 from ingest.phantom_synapse import densities, tubules, vesicles
 from ingest.phantom_tables import INGEST_YAML, make_tables, owners
 from ingest.phantom_volume import CHUNK, create_volume, write_volume
@@ -118,6 +119,19 @@ def write_phantom(out: Path, config: PhantomConfig, *, workers: int = 2) -> None
     (out / UNFINISHED).unlink()
 
 
+def write_masks(out: Path, config: PhantomConfig) -> None:
+    """Add the segmentation of a complete phantom, and a job with masks as channels, to `out`."""
+    scene, tables, damage = make_scene(config)
+    z, y, x = OFFSET_XYZ[::-1]
+    sides = partners(scene.synapses, tables["synapses"], (z, y, x))
+
+    def draw(section: int) -> npt.NDArray[Any]:
+        drawn: npt.NDArray[Any] = _damaged(segment(scene.owners, sides, section), section, damage)
+        return drawn
+
+    write_segmentation(out, config.size, OFFSET_XYZ, draw, INGEST_YAML)
+
+
 def draw_sections(scene: Scene, damage: Damage, first: int, last: int) -> Grey:
     """Return the sections from `first` to `last`, (z, y, x); safe to call from several threads."""
     below = scene.owners.plane(first)
@@ -130,7 +144,8 @@ def draw_sections(scene: Scene, damage: Damage, first: int, last: int) -> Grey:
     return sections
 
 
-def _damaged(image: Grey, section: int, damage: Damage) -> Grey:
+def _damaged(image: Any, section: int, damage: Damage) -> Any:
+    """Return an image (y, x) as it came out of the microscope."""
     dy, dx = damage.shifted.get(section, (0, 0))
     if dy or dx:
         image = np.roll(image, (dy, dx), (0, 1))
