@@ -79,9 +79,11 @@ def _tail(shards: ShardSet) -> Iterator[str]:
     neurons = {split: set(found[found != 0].tolist()) for split, found in ids.items()}
     for split, members in neurons.items():
         sizes = np.unique(ids[split][ids[split] != 0], return_counts=True)[1]
-        spread = f"{np.median(sizes):g} samples a neuron in the middle, {sizes.max()} at most"
+        spread = "neurons unknown"
+        if len(sizes):
+            spread = f"{np.median(sizes):g} samples a neuron in the middle, {sizes.max()} at most"
         tiers = _tiers(shards.index(split).column("label_tier"))
-        yield f"{split}: {spread if members else 'neurons unknown'}; {tiers}"
+        yield f"{split}: {spread}; {tiers}"
         shared = sum(len(members & others) for name, others in neurons.items() if name != split)
         if shared:
             yield f"{split}: shares {shared} neurons with other splits"

@@ -32,13 +32,22 @@ def write_shards(
     seed: int = 0,
     counts: dict[str, int] = COUNTS,
     shape: tuple[int, ...] | None = None,
+    rare: int = 0,
 ) -> str:
-    """Write a sample store and its shards below `folder`; return the shards' URL."""
+    """Write a sample store and its shards below `folder`; return the shards' URL.
+
+    Classes take turns, or one sample in `rare` is of class 0 and the others are of class 1, of which
+    one in seven looks as if it were of class 0.
+    """
     rng = np.random.default_rng(seed)
     shape = shape or SHAPES[view]
     total = sum(counts.values())
     labels = np.arange(total) % len(class_names)
-    images = np.stack([_texture(rng, shape, grain=2 + 3 * int(label)) for label in labels])
+    looks = labels
+    if rare:
+        labels = (np.arange(total) % rare > 0).astype(int)
+        looks = labels * (np.arange(total) % 7 > 0)
+    images = np.stack([_texture(rng, shape, grain=2 + 3 * int(look)) for look in looks])
     if shuffled_labels:
         labels = rng.permutation(labels)
     spec = ImageSpec(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from eval.predictions import read_predictions
 from trainer.__main__ import main
 from trainer.models import Classifier
 from trainer.models3d import UNetEncoder3D
@@ -74,6 +75,31 @@ def test_a_collapse_is_rolled_back_to_the_best_at_half_the_rate(
     rows = [json.loads(line) for line in lines]
     rates = [row["lr"] for row in rows if row["kind"] == "train" and row["epoch"] == 1]
     assert sorted(set(rates), reverse=True) == [0.003 / 2**n for n in range(6)]
+
+
+@pytest.fixture(scope="module")
+def ten_to_one(make_shards: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Cubes of which one in eleven is of class 0, in each split."""
+    counts = {"train": 220, "val": 44, "test": 220}
+    folder = tmp_path_factory.mktemp("rare")
+    return make_shards(folder, "cube", counts=counts, shape=(1, 4, 16, 16), rare=11)
+
+
+def test_a_rare_class_is_called_when_classes_weigh_the_same(
+    ten_to_one: str, tmp_path: Path
+) -> None:
+    # One frequent sample in seven looks rare, so of those that look rare 41 % are.
+    recalls = {}
+    for weights in ("none", "inverse"):
+        out = tmp_path / weights
+        train(ten_to_one, out, "--loss", "bce", "--class-weights", weights, "--epochs", "7",
+              "--batch-size", "20", "--width", "4", "--schedule", "one_cycle")  # fmt: skip
+        main(["predict", str(out), "--checkpoint", "last", "--threads", "1"])
+        frame, _ = read_predictions(out / "predictions" / "test.parquet")
+        right = (frame["probability"] >= 0.5) == frame["label"]
+        recalls[weights] = right.groupby(frame["label"]).mean()
+    assert recalls["none"][0] < 0.5
+    assert recalls["inverse"].min() >= 0.8
 
 
 @pytest.mark.parametrize(
