@@ -44,6 +44,32 @@ def test_dry_run_prints_and_touches_nothing(
 
 
 @pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (
+            "pack d --view patch cube --folds 3 --out o --limit 4",
+            [
+                "#SBATCH --array=0-5%4",
+                "  3) command=(-m shards pack d --view cube --fold 1 --num-folds 3"
+                " --out o/fold1/cube) ;;",
+            ],
+        ),
+        (
+            "predict a b --splits test",
+            ["  1) command=(-m trainer predict b --split test --tta) ;;"],
+        ),
+        ("eval a b --out o", ["command=(-m eval a b --out o --tta)"]),
+    ],
+)
+def test_commands_of_the_other_steps(
+    capsys: pytest.CaptureFixture[str], words: str, lines: list[str]
+) -> None:
+    extra = () if words.startswith("pack") else ("--", "--tta")
+    assert exit_code("submit", *words.split(), "--run", "r", "--dry-run", *extra) == 0
+    assert set(lines) <= set(capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         ("submit ingest d --run r", 1, "scontrol is not installed here: run this on a login node"),
