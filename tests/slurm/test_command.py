@@ -7,6 +7,8 @@ import pytest
 
 from slurm.__main__ import run_command
 
+PACK = "-m shards pack d"
+
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,8 +52,7 @@ def test_dry_run_prints_and_touches_nothing(
             "pack d --view patch cube --folds 3 --out o --limit 4",
             [
                 "#SBATCH --array=0-5%4",
-                "  3) command=(-m shards pack d --view cube --fold 1 --num-folds 3"
-                " --out o/fold1/cube) ;;",
+                f"  3) command=({PACK} --view cube --fold 1 --num-folds 3 --out o/fold1/cube) ;;",
             ],
         ),
         (
