@@ -10,6 +10,7 @@ import pytest
 import zarr
 from cloudvolume import CloudVolume
 
+from eval.__main__ import main as eval_main
 from ingest.config import load_job
 from ingest.export import export_tiff
 from ingest.finish import finish_dataset
@@ -19,6 +20,12 @@ from ingest.plan import plan_dataset
 from ingest.precomputed import CloudVolumeReader, fetch_info
 from ingest.ranged import RangedVolume
 from ingest.run import Task, run_dataset
+from shards.order import OrderSpec
+from shards.pack import pack
+from shards.plan import PackOptions
+from shards.shardset import open_shards
+from shards.stream import Stream
+from trainer.__main__ import main as trainer_main
 
 OFFSET_NM = np.array([160 * 8, 96 * 8, 48 * 40])  # of the formula volume, x, y, z
 SIZE_NM = np.array([200 * 8, 176 * 8, 72 * 40])
@@ -183,6 +190,31 @@ def test_a_segmentation_of_another_version_is_refused(make_job: Any, tmp_path: P
     plan_dataset(load_job(job.write()), out)
     with pytest.raises(ValueError, match=r"seg: 8 of 8 samples .* nothing in .*materialization"):
         run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
+
+
+def test_three_channels_go_all_the_way(make_job: Any, tmp_path: Path) -> None:
+    segmentation = write_segmentation(tmp_path / "seg", KINDS["coarser"])
+    out = ingest(with_masks(make_job(views={"cube": {"size": [4, 16, 16]}}), segmentation))
+    finish_dataset(out)
+    url, run = str(tmp_path / "shards"), tmp_path / "run"
+    manifest = pack(out, "cube", url, PackOptions())
+    assert manifest.image.channels == ("em", "pre", "post")
+    stored: Any = zarr.open_group(out / "samples.zarr", mode="r")["cube"]
+    rows = read_table(out / "samples.parquet").set_index("key").row
+    with (
+        open_shards(url) as shards,
+        Stream(shards, "train", batch_size=2, order=OrderSpec(), epochs=1) as stream,
+    ):
+        for batch in stream:
+            keys = shards.index("train").column("key")[batch.rows]
+            for key, image in zip(keys, batch.images, strict=True):
+                np.testing.assert_array_equal(image, stored[rows[key]])
+    tiny = ["unet3d_small", "--width", "2", "--epochs", "1", "--batch-size", "2", "--threads", "1"]
+    crop = ["--crop", "4", "16", "16", "--memory-format", "contiguous"]
+    trainer_main([*tiny, *crop, "--data", url, "--out", str(run)])
+    trainer_main(["predict", str(run), "--split", "val", "test"])
+    eval_main([str(run)])
+    assert "data:image/webp" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
