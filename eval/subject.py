@@ -139,6 +139,11 @@ def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part
     if num_unlabelled:
         frame = frame[labelled].reset_index(drop=True)
     labels = frame["label"].to_numpy(np.int64)
+    if not len(labels):
+        raise ValueError(
+            f"{where}: no sample has a label, so there is nothing to score; "
+            "`python -m eval export` shows predictions without labels in Neuroglancer"
+        )
     counts = np.bincount(labels, minlength=len(info.class_names))
     if (counts == 0).any():
         empty = ", ".join(np.array(info.class_names)[counts == 0])

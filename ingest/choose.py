@@ -90,6 +90,8 @@ def _shared_neurons(samples: pd.DataFrame) -> int:
 
 def _splits(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]) -> Splits:
     config, labels, points = job.splits, samples.label.to_numpy(), points_nm(samples)
+    if job.labels.unlabelled:
+        return np.full(len(samples), TEST, np.int8)
     if config.by == "neuron":
         return split_by_group(_neurons(samples, job), labels, config.fractions, config.seed)
     if config.by == "column":

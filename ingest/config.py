@@ -89,7 +89,8 @@ class LabelConfig:
     """How a synapse gets its label: from tables of neurons, or from a column of its own table.
 
     `tiers`: which tiers of tables are used (see ingest.labels). `neurons_per_class`: so many
-    neurons of each class, drawn by `seed`; null for all.
+    neurons of each class, drawn by `seed`; null for all. `unlabelled`: the synapses to which
+    `tables` give no label, and no others, all in split test, to be predicted.
     """
 
     class_names: tuple[str, ...] = ("inhibitory", "excitatory")
@@ -98,6 +99,7 @@ class LabelConfig:
     proofread: ProofreadTable | None = None
     neurons_per_class: int | None = None
     seed: int = 42
+    unlabelled: bool = False
     column: str | None = None
     classes: dict[str, str] = field(default_factory=dict)  # for `column`; empty: names as they are
 
@@ -106,8 +108,12 @@ class LabelConfig:
             raise ValueError(f"class_names must be two or more different, got {self.class_names}")
         if bool(self.tables) == (self.column is not None):
             raise ValueError("labels come from `tables` or from `column`; state one of them")
-        if self.column is not None and (self.proofread or self.neurons_per_class):
-            raise ValueError("proofread and neurons_per_class go with `tables`; remove them")
+        if self.column is not None and (
+            self.proofread or self.neurons_per_class or self.unlabelled
+        ):
+            raise ValueError(
+                "proofread, neurons_per_class and unlabelled go with `tables`; remove them"
+            )
         if self.neurons_per_class is not None and self.neurons_per_class < 1:
             raise ValueError(f"neurons_per_class must be positive, got {self.neurons_per_class}")
         for classes in (self.classes, *(table.classes for table in self.tables)):
@@ -262,6 +268,10 @@ class JobConfig:
             raise ValueError("no table has `source: cave`; add that to some, or remove `cave:`")
         if any(table.source == "cave" and table.header is not None for table in self.tables):
             raise ValueError("CAVE's tables know their columns; remove `header` from them")
+        if self.synapses.source == "cave" and self.labels.unlabelled:
+            raise ValueError(
+                "synapses come from CAVE by labelled neuron; give those without a label as a file"
+            )
         if self.synapses.source == "cave" and not self.labels.tables:
             raise ValueError(
                 "synapses come from CAVE by neuron, so labels.tables must name the neurons"

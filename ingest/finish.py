@@ -20,6 +20,7 @@ from ingest.layout import (
 from ingest.pictures import draw_all
 from ingest.splits import check_no_class_empty, neurons_by_split
 from shards.files import write_json
+from shards.plan import class_counts
 from shards.schema import (
     SAMPLE_COLUMNS,
     SCHEMA_VERSION,
@@ -44,7 +45,8 @@ def finish_dataset(root: Path) -> Dataset:
         )
         _check_rejects(records, plan, root)
         dataset = describe(plan, kept, len(rejects))
-        check_no_class_empty(dataset.counts, where=str(root))
+        if not plan.job.labels.unlabelled:
+            check_no_class_empty(dataset.counts, where=str(root))
         _check_shards(layout, plan, kept)
         write_table(root / "samples.parquet", kept, SAMPLE_COLUMNS)
         write_table(root / "rejects.parquet", rejects, REJECT_COLUMNS)
@@ -126,9 +128,6 @@ def _check_shards(layout: Layout, plan: Plan, kept: pd.DataFrame) -> None:
 
 def _counts(kept: pd.DataFrame, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
     return {
-        split: {
-            name: int(((kept.split == split) & (kept.label == code)).sum())
-            for code, name in enumerate(class_names)
-        }
+        split: class_counts(kept.label[kept.split == split].to_numpy(), class_names)
         for split in SPLITS
     }

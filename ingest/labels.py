@@ -16,6 +16,7 @@ import pandas as pd
 
 from ingest.config import LabelConfig, LabelTable
 from ingest.tables import open_table
+from shards.schema import UNLABELLED
 
 # What drops a synapse, in the order in which it is looked at.
 DROPS = (
@@ -80,6 +81,8 @@ def labeller(
     if config.column is not None:
         return lambda batch, funnel: _from_column(batch, config, funnel, has_roots=has_roots)
     neurons = neuron_labels(config)
+    if config.unlabelled:
+        return lambda batch, funnel: _without_label(batch, neurons, funnel)
     return lambda batch, funnel: _from_neurons(batch, neurons, funnel)
 
 
@@ -193,22 +196,35 @@ def _decide(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
 
 
 def _from_neurons(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -> pd.DataFrame:
-    roots = batch.pre_root_id
-    found = neurons.labels.index.get_indexer(pd.Index(roots))
-    batch = _drop(
-        batch,
-        funnel,
-        [
-            roots == 0,
-            (roots == batch.post_root_id),
-            roots.isin(neurons.multi_nucleus),
-            roots.isin(neurons.conflicts),
-            roots.isin(neurons.left_out),
-            pd.Series(found < 0, index=batch.index),
-        ],
-    )
+    known = batch.pre_root_id.isin(neurons.labels.index)
+    batch = _drop(batch, funnel, [*_never_used(batch, neurons), ~known])
     labels = neurons.labels.loc[batch.pre_root_id].set_index(batch.index)
     return pd.concat([batch, labels], axis=1)
+
+
+def _without_label(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -> pd.DataFrame:
+    known = batch.pre_root_id.isin(neurons.labels.index)
+    steps = (*DROPS[:-1], "has a label")
+    batch = _drop(batch, funnel, [*_never_used(batch, neurons), known], steps)
+    nobody = of_few(np.zeros(len(batch), dtype=np.int8), ["none"])
+    return batch.assign(
+        neuron_id=batch.pre_root_id,
+        nucleus_id=0,
+        label=np.int16(UNLABELLED),
+        label_tier=nobody,
+        label_source=nobody,
+    )
+
+
+def _never_used(batch: pd.DataFrame, neurons: NeuronLabels) -> list["pd.Series[bool]"]:
+    roots = batch.pre_root_id
+    return [
+        roots == 0,
+        roots == batch.post_root_id,
+        roots.isin(neurons.multi_nucleus),
+        roots.isin(neurons.conflicts),
+        roots.isin(neurons.left_out),
+    ]
 
 
 def _from_column(
@@ -246,10 +262,15 @@ def of_few(codes: Any, names: Sequence[str]) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, pd.Index(names))
 
 
-def _drop(batch: pd.DataFrame, funnel: Funnel, masks: list["pd.Series[bool]"]) -> pd.DataFrame:
+def _drop(
+    batch: pd.DataFrame,
+    funnel: Funnel,
+    masks: list["pd.Series[bool]"],
+    steps: tuple[str, ...] = DROPS,
+) -> pd.DataFrame:
     funnel.rows += len(batch)
     gone = np.zeros(len(batch), dtype=bool)
-    for step, mask in zip(DROPS, masks, strict=True):
+    for step, mask in zip(steps, masks, strict=True):
         now: Mask = mask.to_numpy(dtype=bool) & ~gone
         funnel.drop(step, int(now.sum()))
         gone |= now

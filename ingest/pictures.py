@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from ingest.image_config import QcConfig
 from ingest.parse import parse
 from ingest.sheets import COLUMNS, ROWS, sheet_of_some, sheet_of_worst
-from shards.schema import SPLITS, Dataset
+from shards.plan import UNLABELLED_NAME
+from shards.schema import SPLITS, UNLABELLED, Dataset
 from shards.store import ARRAYS
 
 MOST_POINTS = 20_000
@@ -38,11 +39,19 @@ def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataF
         assert isinstance(array, zarr.Array)
         measured = kept.set_axis([str(name).removeprefix(f"{view}_") for name in kept], axis=1)
         sheet_of_worst(folder / f"worst-{view}.png", array, spec, measured, limits)
-        for split, (code, name) in product(SPLITS, enumerate(dataset.class_names)):
-            chosen = kept[(kept.split == split) & (kept.label == code)]
+        for split, (name, own) in product(SPLITS, _by_class(dataset, kept).items()):
+            chosen = own[own.split == split]
             some = chosen.sample(min(len(chosen), COLUMNS * ROWS), random_state=0)
-            rows = some.row.sort_values().tolist()
-            sheet_of_some(folder / f"{view}-{split}-{name}.png", array, spec, rows)
+            if len(some):
+                rows = some.row.sort_values().tolist()
+                sheet_of_some(folder / f"{view}-{split}-{name}.png", array, spec, rows)
+
+
+def _by_class(dataset: Dataset, samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the samples of each class that occurs, and those without a label."""
+    names = {UNLABELLED: UNLABELLED_NAME, **dict(enumerate(dataset.class_names))}
+    parts = {name: samples[samples.label == code] for code, name in names.items()}
+    return {name: part for name, part in parts.items() if len(part)}
 
 
 def positions_picture(
@@ -53,7 +62,7 @@ def positions_picture(
     axes = figure.subplots(2, 2)
     shown = kept.sample(min(len(kept), MOST_POINTS), random_state=0)
     codes = {split: shown[shown.split == split] for split in SPLITS}
-    classes = {name: shown[shown.label == i] for i, name in enumerate(dataset.class_names)}
+    classes = _by_class(dataset, shown)
     for row, groups in enumerate((codes, classes)):
         for column, across in enumerate(("y", "z")):
             axis = axes[row, column]

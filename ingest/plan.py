@@ -100,7 +100,8 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
     counts = counts_by_split(
         samples.split.to_numpy(), samples.label.to_numpy(), job.labels.class_names
     )
-    check_no_class_empty(counts, where=job.synapses.path)
+    if not job.labels.unlabelled:
+        check_no_class_empty(counts, where=job.synapses.path)
     samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     document = {
         "schema_version": SCHEMA_VERSION,

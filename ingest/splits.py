@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ingest.geometry import Floats, Ints
+from shards.plan import class_counts
 from shards.schema import SPLIT_NAMES, SPLITS
 
 Splits = npt.NDArray[np.int8]
@@ -91,13 +92,7 @@ def counts_by_split(
     splits: Splits, labels: npt.NDArray[np.int16], class_names: tuple[str, ...]
 ) -> dict[str, dict[str, int]]:
     """Return the number of samples of each class in each split."""
-    return {
-        split: {
-            name: int(((splits == i) & (labels == code)).sum())
-            for code, name in enumerate(class_names)
-        }
-        for i, split in enumerate(SPLITS)
-    }
+    return {split: class_counts(labels[splits == i], class_names) for i, split in enumerate(SPLITS)}
 
 
 def neurons_by_split(samples: pd.DataFrame) -> dict[str, int]:

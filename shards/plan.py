@@ -110,7 +110,7 @@ def plan_shards(
     if not plans:
         raise ValueError(
             "no sample is left to pack: every one is unlabelled, flagged or without a split; "
-            "see `python -m ingest inspect DATASET`"
+            "see `python -m ingest inspect DATASET`; --unlabelled keep packs those without a label"
         )
     return plans
 

@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
+from nbconvert.preprocessors import ExecutePreprocessor
+
+from eval.__main__ import main as evaluate
+from eval.predictions import read_predictions
+from ingest.__main__ import main as ingest
+from shards.__main__ import main as pack
+from trainer.__main__ import main as train
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -31,10 +40,17 @@ def demo(out: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the folder of a finished demo, and what it printed."""
+    out = tmp_path_factory.mktemp("demo")
+    return out, demo(out)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_ends_at_a_report_and_can_be_run_again(tmp_path: Path) -> None:
-    first = demo(tmp_path)
+def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, str]) -> None:
+    tmp_path, first = finished
     report = tmp_path / "report.html"
     assert str(report) in first
     assert "balanced accuracy" in first
@@ -49,3 +65,55 @@ def test_the_demo_ends_at_a_report_and_can_be_run_again(tmp_path: Path) -> None:
 
     assert {path: path.read_bytes() for path in tmp_path.glob("shards/*/*")} == shards
     assert (tmp_path / "3d/checkpoints/best/model.safetensors").read_bytes() == checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_synapses_without_a_label_are_predicted_and_shown(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Four neurons without a cell type are orphan axons."""
+    demo_folder, _ = finished
+    phantom = demo_folder / "phantom"
+    cells = pd.read_parquet(phantom / "cell_types.parquet")
+    cells[4:].to_parquet(tmp_path / "known.parquet")
+    job = (
+        (phantom / "ingest.yaml").read_text().replace("  tables:", "  unlabelled: true\n  tables:")
+    )
+    job = job.replace("path: cell_types", f"path: {tmp_path / 'known'}")
+    for name in ("em", "synapses"):
+        job = job.replace(f"path: {name}", f"path: {phantom / name}")
+    (tmp_path / "job.yaml").write_text(job)
+    data, shards = str(tmp_path / "data"), str(tmp_path / "shards")
+    ingest(["plan", str(tmp_path / "job.yaml"), "--out", data])
+    ingest(["run", data])
+    ingest(["finish", data])
+    pack(["pack", data, "--view", "cube", "--out", shards, "--unlabelled", "keep"])
+    train(["predict", str(demo_folder / "3d"), "--data", shards, "--out", str(tmp_path)])
+    predictions = tmp_path / "predictions" / "test.parquet"
+    evaluate(["export", str(predictions), "--out", str(tmp_path / "layer")])
+
+    frame, _ = read_predictions(predictions)
+    assert (frame["label"] == -1).all()
+    synapses = pd.read_parquet(phantom / "synapses.parquet")
+    orphans = synapses[synapses["pre_pt_root_id"].isin(cells["pt_root_id"][:4])]
+    rejects = pd.read_parquet(tmp_path / "data" / "rejects.parquet")["synapse_id"]
+    assert set(frame["synapse_id"]) == set(orphans["id"]) - set(rejects)
+    assert len(frame) > 5
+    assert (tmp_path / "layer" / "info").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jupyter's own packages
+@pytest.mark.parametrize("view", ["2d", "3d"])
+def test_the_notebooks_run_on_it(
+    view: str, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNSHARDS_RUN", str(finished[0] / view))
+    notebook = nbformat.read(ROOT / "docs" / f"demo{view}.ipynb", as_version=4)
+    ExecutePreprocessor(timeout=240, startup_timeout=240).preprocess(notebook)
+    text = json.dumps(notebook)
+    assert "Test accuracy" in text
+    assert "image/jpeg" in text
+    assert "data:image/svg+xml" in text

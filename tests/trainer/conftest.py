@@ -36,8 +36,8 @@ def write_shards(
 ) -> str:
     """Write a sample store and its shards below `folder`; return the shards' URL.
 
-    Classes take turns, or one sample in `rare` is of class 0 and the others are of class 1, of which
-    one in seven looks as if it were of class 0.
+    Classes take turns, or one sample in `rare` is of class 0 and the others are of class 1, one
+    in seven of which looks as if it were of class 0.
     """
     rng = np.random.default_rng(seed)
     shape = shape or SHAPES[view]
