@@ -6,10 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
-from nbconvert.preprocessors import ExecutePreprocessor
 
 from eval.__main__ import main as evaluate
 from eval.predictions import read_predictions
@@ -101,19 +99,3 @@ def test_synapses_without_a_label_are_predicted_and_shown(
     assert set(frame["synapse_id"]) == set(orphans["id"]) - set(rejects)
     assert len(frame) > 5
     assert (tmp_path / "layer" / "info").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jupyter's own packages
-@pytest.mark.parametrize("view", ["2d", "3d"])
-def test_the_notebooks_run_on_it(
-    view: str, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SYNSHARDS_RUN", str(finished[0] / view))
-    notebook = nbformat.read(ROOT / "docs" / f"demo{view}.ipynb", as_version=4)
-    ExecutePreprocessor(timeout=240, startup_timeout=240).preprocess(notebook)
-    text = json.dumps(notebook)
-    assert "Test accuracy" in text
-    assert "image/jpeg" in text
-    assert "data:image/svg+xml" in text
