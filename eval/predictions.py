@@ -9,6 +9,7 @@ A CSV with synapse_id, probability, label and neuron is read as well.
 """
 
 import json
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -33,6 +35,7 @@ ALIASES = {"neuron": "neuron_id", "id": "synapse_id", "probability_1": "probabil
 ID_COLUMNS = tuple(name for name, kind in IDENTITY_COLUMNS.items() if kind == pa.int64())
 FEW_VALUES = ("label_tier", "label_source", "qc_flags", "split", "tag")
 SUM_TOLERANCE = 1e-3
+EXACT = 2.0**53  # from here on a float does not hold every integer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +129,14 @@ def check_predictions(frame: pd.DataFrame, class_names: tuple[str, ...], *, wher
 
 
 def _check_probability(frame: pd.DataFrame, name: str, identity: str, *, where: str) -> None:
-    values = frame[name].to_numpy(np.float64)
+    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     bad = ~((values >= 0.0) & (values <= 1.0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        found = "NaN" if np.isnan(values[row]) else f"{values[row]:g}"
+        cure = "leave such rows out" if np.isnan(values[row]) else "write no logits"
         raise ValueError(
-            f"{where}: {int(bad.sum())} values of {name} are not in [0, 1], first {found} in row "
-            f"{row} ({identity} {frame[identity].iloc[row]}); write probabilities, not logits"
+            f"{where}: {int(bad.sum())} values of {name} are not probabilities in [0, 1], first "
+            f"{frame[name].iloc[row]} in row {row} ({identity} {frame[identity].iloc[row]}); {cure}"
         )
 
 
@@ -174,10 +177,13 @@ def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
     for position, name in enumerate(names):
         column = table.column(position)
         if name in ID_COLUMNS:
-            try:
-                column = column.cast(pa.int64()).fill_null(0)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{where}: {name} must hold integer ids ({error})") from None
+            if name == "synapse_id" and "key" not in names and column.null_count:
+                row = pc.index(column.is_null(), True).as_py()
+                raise ValueError(
+                    f"{where}: {column.null_count} rows have no synapse_id, first row {row}; give "
+                    "every row one, or a key"
+                )
+            column = _as_ids(column, name, where=where).fill_null(0)
         elif name in FEW_VALUES and pa.types.is_string(column.type):
             column = column.dictionary_encode()
         elif name == "label" and pa.types.is_integer(column.type):
@@ -189,6 +195,27 @@ def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
     }
     frame: pd.DataFrame = table.to_pandas(types_mapper=as_strings.get)
     return frame
+
+
+def _as_ids(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
+    """Return a column as int64; the first value that is no whole id is named in a `ValueError`."""
+    if not _are_ids(column):
+        rows = range(len(column))
+        row = bisect_left(rows, True, key=lambda row: not _are_ids(column.slice(0, row + 1)))
+        raise ValueError(
+            f"{where}: {name} must hold integer ids, found {column[row]} in row {row}; write whole "
+            "numbers with all their digits, none as a float"
+        )
+    return column.cast(pa.int64())
+
+
+def _are_ids(column: pa.ChunkedArray) -> bool:
+    try:
+        column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    largest = pc.max(pc.abs(column)).as_py() if pa.types.is_floating(column.type) else None
+    return largest is None or bool(largest < EXACT)
 
 
 def _class_names_of(frame: pd.DataFrame) -> tuple[str, ...]:

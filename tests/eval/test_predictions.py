@@ -77,13 +77,19 @@ def test_ids_with_gaps_keep_every_digit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"probability": [0.5, np.nan, 0.5]}, r"not in \[0, 1\], first NaN in row 1 \(synapse_id"),
-        ({"probability": [0.5, 0.5, 1.5]}, r"first 1\.5 in row 2 .*not logits"),
+        (
+            {"probability": [0.5, np.nan, 0.5]},
+            r"in \[0, 1\], first nan in row 1 .*leave such rows out",
+        ),
+        ({"probability": [0.5, 0.5, 1.5]}, r"first 1\.5 in row 2 .*no logits"),
+        ({"probability": ["0.5", "high", "1"]}, "first high in row 1 .*leave such rows out"),
         ({"probability": [-0.1, 0.5, 0.5]}, r"first -0\.1 in row 0"),
         ({"key": ["a", "a", "b"]}, "1 rows repeat a key, first key a in row 1"),
         ({"label": [0, 1, 7]}, "label 7 in row 2 is not a class; expected 0 to 1"),
         ({"label": ["inhibitory", "odd", "0"]}, "label odd in row 1"),
-        ({"neuron_id": ["x", "y", "z"]}, "neuron_id must hold integer ids"),
+        ({"neuron_id": ["5", "y", "z"]}, "neuron_id must hold integer ids, found y in row 1"),
+        ({"neuron_id": [5.0, 5.5, 6.0]}, r"integer ids, found 5\.5 in row 1; write whole numbers"),
+        ({"pre_root_id": [5.0, 6.0, 2.0**59]}, r"pre_root_id .* in row 2; .* none as a float"),
     ],
 )
 def test_bad_values_are_named(
@@ -93,6 +99,19 @@ def test_bad_values_are_named(
     pq.write_table(pa.Table.from_pandas(GOOD.assign(**change)), path)
     with pytest.raises(ValueError, match=message):
         read_predictions(path)
+
+
+def test_rows_without_an_id_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("synapse_id,probability,label,neuron\n1,0.5,1,3\n,0.5,0,3\n,0.5,0,4\n")
+    with pytest.raises(ValueError, match=r"p\.csv: 2 rows have no synapse_id, first row 1; give"):
+        read_predictions(path)
+
+
+def test_whole_numbers_in_a_column_of_floats_are_ids(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("synapse_id,probability,label,neuron\n1,0.5,1,3.0\n2,0.5,0,\n")
+    assert read_predictions(path)[0]["neuron_id"].tolist() == [3, 0]
 
 
 @pytest.mark.parametrize(
