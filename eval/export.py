@@ -35,7 +35,7 @@ class Layer:
     """Annotations in the order of their ids."""
 
     ids: Ids  # (n,)
-    neurons: Ids  # (n,)
+    neurons: Ids  # (n,); 0 where unknown
     points: npt.NDArray[Any]  # (n,) of POINT
 
 
@@ -78,20 +78,15 @@ def write_layer(folder: Path, layer: Layer, class_names: tuple[str, ...]) -> Non
     """Write the layer's folder; `info` last, so that its presence means a complete layer."""
     low = np.floor(layer.points["place"].min(axis=0).astype(np.float64))
     high = np.floor(layer.points["place"].max(axis=0).astype(np.float64)) + 1.0
-    by_id = np.zeros(len(layer.ids), POINT_BY_ID)
-    by_id["point"], by_id["neuron"] = layer.points, layer.neurons
-    by_id["num_neurons"] = 1
-    sizes = np.full(len(by_id), POINT_BY_ID.itemsize)
-    by_id_sharding = _write_sharded(folder / "by_id", layer.ids, by_id.view(np.uint8), sizes)
     info = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
         "lower_bound": low.tolist(),
         "upper_bound": high.tolist(),
-        "annotation_type": "POINT",
+        "annotation_type": "point",
         "properties": _properties(class_names),
         "relationships": [_write_neurons(folder, layer)],
-        "by_id": {"key": "by_id", "sharding": by_id_sharding},
+        "by_id": {"key": "by_id", "sharding": _write_by_id(folder / "by_id", layer)},
         "spatial": _write_spatial(folder, layer, low, high),
     }
     write_json(folder / "info", info)
@@ -109,6 +104,16 @@ def _properties(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
         },
         {"id": "color", "type": "rgb"},
     ]
+
+
+def _write_by_id(folder: Path, layer: Layer) -> dict[str, Any]:
+    """Write each annotation with its neuron, if it has one: no neuron is a list of none."""
+    known = layer.neurons != 0
+    values = np.zeros(len(layer.ids), POINT_BY_ID)
+    values["point"], values["num_neurons"], values["neuron"] = layer.points, known, layer.neurons
+    sizes = POINT_BY_ID.itemsize - np.where(known, 0, layer.neurons.itemsize)
+    kept = np.arange(POINT_BY_ID.itemsize) < sizes[:, None]
+    return _write_sharded(folder, layer.ids, values.view(np.uint8).reshape(kept.shape)[kept], sizes)
 
 
 def _write_neurons(folder: Path, layer: Layer) -> dict[str, Any]:

@@ -72,11 +72,12 @@ def morton(cell: tuple[int, ...], grid: list[int]) -> int:
 def layer(
     make_predictions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[pd.DataFrame, Reader]:
-    """Return predictions, a third of them unlabelled, and a reader of their layer."""
+    """Return predictions, a third unlabelled, some without a neuron, and their layer's reader."""
     monkeypatch.setattr(export, "LIMIT", 40)
     monkeypatch.setattr(export, "IDS_A_MINISHARD", 8)
     frame = make_predictions(1, neurons=60, synapses=30).sample(frac=1.0, random_state=0)
     frame.loc[frame.index[::3], "label"] = -1
+    frame.loc[frame.index[::7], "neuron_id"] = 0
     write_predictions(tmp_path / "p.parquet", frame, PredictionsInfo())
     assert (
         run_command(main, ["export", str(tmp_path / "p.parquet"), "--out", str(tmp_path / "l")])
@@ -95,14 +96,16 @@ def test_every_synapse_is_found_by_its_id(layer: tuple[pd.DataFrame, Reader]) ->
         np.testing.assert_allclose(point["place"], row[CENTERS].to_numpy(float), rtol=1e-6)
         assert point["probability"] == pytest.approx(row["probability"], abs=1e-6)
         assert point["predicted"] == (row["probability"] >= 0.5)
-        assert np.frombuffer(value[20:24], "<u4")[0] == 1
-        assert np.frombuffer(value[24:], "<u8").tolist() == [row["neuron_id"]]
+        neurons = [row["neuron_id"]] if row["neuron_id"] else []
+        assert np.frombuffer(value[20:24], "<u4").tolist() == [len(neurons)]
+        assert np.frombuffer(value[24:], "<u8").tolist() == neurons
 
 
 def test_neurons_list_their_synapses(layer: tuple[pd.DataFrame, Reader]) -> None:
     frame, reader = layer
     [relation] = reader.info["relationships"]
-    for neuron, own in frame.groupby("neuron_id"):
+    assert reader.value(relation, 0) is None
+    for neuron, own in frame[frame["neuron_id"] != 0].groupby("neuron_id"):
         value = reader.value(relation, int(str(neuron)))
         assert value is not None
         ids, _ = reader.listed(value)
@@ -130,10 +133,21 @@ def test_every_synapse_is_in_one_cell_of_one_level(layer: tuple[pd.DataFrame, Re
     assert sorted(seen) == sorted(frame.index)
 
 
+def test_levels_fill_the_bounds_and_nest(layer: tuple[pd.DataFrame, Reader]) -> None:
+    info = layer[1].info
+    extent = np.array(info["upper_bound"]) - info["lower_bound"]
+    grids = np.array([level["grid_shape"] for level in info["spatial"]])
+    sizes = np.array([level["chunk_size"] for level in info["spatial"]])
+    np.testing.assert_allclose(grids * sizes, np.tile(extent, (len(grids), 1)))
+    assert grids[0].tolist() == [1, 1, 1]
+    assert set(np.unique(grids[1:] / grids[:-1])) == {1.0, 2.0}
+    assert (sizes.max(axis=1) < 2.0001 * sizes.min(axis=1))[3:].all()
+
+
 def test_info_describes_the_bytes(layer: tuple[pd.DataFrame, Reader]) -> None:
     info = layer[1].info
     assert info["@type"] == "neuroglancer_annotations_v1"
-    assert info["annotation_type"] == "POINT"
+    assert info["annotation_type"] == "point"
     assert [p["type"] for p in info["properties"]] == ["float32", "uint8", "rgb"]
     assert info["properties"][1]["enum_labels"] == ["inhibitory", "excitatory"]
     assert POINT.itemsize % 4 == 0
