@@ -83,7 +83,7 @@ def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]
     frame = subject.test.frame.iloc[rows].reset_index(drop=True)
     images = images_of(subject, "test", rows_in_index(subject, "test", frame))
     stretch = image.voxel_size_nm[0] / image.voxel_size_nm[2]
-    links = [neuroglancer_link(subject, frame.iloc[i], segmentation) for i in range(len(rows))]
+    links = [neuroglancer_link(subject, frame, i, segmentation) for i in range(len(rows))]
     cards = {
         int(row): _card(found, int(row), draw(images[place], stretch), links[place])
         for place, row in enumerate(rows)
@@ -93,7 +93,7 @@ def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]
 
 def _card(found: Evaluation, row: int, stack: Stack, link: str | None) -> Card:
     names = found.subject.info.class_names
-    record = found.subject.test.frame.iloc[row]
+    record = record_of(found.subject.test.frame, row)
     predicted, true = int(found.test.predicted[row]), int(found.test.labels[row])
     shown = zip(names, found.test.probabilities[row].tolist(), strict=True)
     return Card(
@@ -133,11 +133,16 @@ def encode(pixels: Images) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def record_of(frame: pd.DataFrame, row: int) -> dict[str, Any]:
+    """Return a row with each value as its column has it; `iloc` makes floats of ids among them."""
+    return {name: frame[name].iloc[row] for name in frame.columns}
+
+
 def neuroglancer_link(
-    subject: Subject, record: "pd.Series[Any]", segmentation: str | None
+    subject: Subject, frame: pd.DataFrame, row: int, segmentation: str | None
 ) -> str | None:
-    """Return a link to the synapse's place, None where the volume is not a public one."""
-    volume = volume_of(subject)
+    """Return a link to the place of a row's synapse, None where the volume is not a public one."""
+    record, volume = record_of(frame, row), volume_of(subject)
     source = public_source(volume.get("path"))
     precomputed = volume.get("format", "precomputed") == "precomputed"
     if source is None or not precomputed or "center_x_nm" not in record:
@@ -171,7 +176,7 @@ def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list
     A neuron's leads to that of its synapses that is the least like its label.
     """
     subject, frame = found.subject, found.subject.test.frame
-    if neuroglancer_link(subject, frame.iloc[0], segmentation) is None:
+    if neuroglancer_link(subject, frame, 0, segmentation) is None:
         return {}
     own = found.calibrated[np.arange(len(frame)), found.test.labels]
     order = np.argsort(own, kind="stable")
@@ -184,7 +189,7 @@ def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list
     }
     rows["odd_synapses"] = list(found.odd_rows[:LISTED])
     return {
-        name: [neuroglancer_link(subject, frame.iloc[row], segmentation) for row in own_rows]
+        name: [neuroglancer_link(subject, frame, row, segmentation) for row in own_rows]
         for name, own_rows in rows.items()
     }
 

@@ -137,12 +137,13 @@ def test_segmentation_shows_both_partners(
     runs: dict[str, Path], asked: str | None, source: str
 ) -> None:
     subject = open_subject(runs["2d"])
-    record = subject.test.frame.iloc[0]
-    link = neuroglancer_link(subject, record, asked)
+    frame = subject.test.frame.select_dtypes("number")  # as a CSV of numbers alone has it
+    link = neuroglancer_link(subject, frame, 0, asked)
     assert link is not None
     layer = json.loads(unquote(link.split("#!")[1]))["layers"][1]
     assert layer["source"] == f"precomputed://{source}"
-    assert layer["segments"] == [str(record["pre_root_id"]), str(record["post_root_id"])]
+    assert layer["segments"] == [str(frame[f"{side}_root_id"].iloc[0]) for side in ("pre", "post")]
+    assert int(layer["segments"][0]) > 2**58  # with its last digits
 
 
 def test_a_csv_alone_is_evaluated(
