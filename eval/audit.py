@@ -8,9 +8,8 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from eval.baselines import Images, center_section, shrink
-from eval.predictions import Floats, Ints
+from eval.predictions import CENTERS, Floats, Ints
 
-CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
 THUMBNAIL = 32  # pixels a side
 SAME_ABOVE = 0.95  # correlation of thumbnails
 SHARED = {

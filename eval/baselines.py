@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eval.predictions import Floats, Ints
+from eval.predictions import CENTERS, Floats, Ints
 
 SEED = 42
 SMOOTHING = 1.0  # Laplace
@@ -25,7 +25,6 @@ FIT_ROWS = 200_000
 HOG_PIXELS = 128
 HOG_TRAIN_IMAGES = 3000
 GREY_BINS, RINGS = 16, 4
-CENTER_COLUMNS = ["center_x_nm", "center_y_nm", "center_z_nm"]
 Images = NDArray[np.uint8]
 
 
@@ -73,7 +72,7 @@ def metadata(tables: Tables) -> Guess:
 
     def features(frame: pd.DataFrame) -> Floats:
         size = np.log1p(np.nan_to_num(frame["size"].to_numpy(np.float64), nan=0.0).clip(0.0))
-        place = np.nan_to_num(frame[CENTER_COLUMNS].to_numpy(np.float64))
+        place = np.nan_to_num(frame[CENTERS].to_numpy(np.float64))
         kinds = [(frame["tag"] == tag).to_numpy(np.float64) for tag in tags]
         return np.column_stack([size, place, *kinds])
 

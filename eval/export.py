@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from eval.figures import COLOURS
-from eval.predictions import Floats, Ints, PredictionsInfo, probability_matrix
+from eval.predictions import CENTERS, Floats, Ints, PredictionsInfo, probability_matrix
 from shards.files import atomic_write, write_json
 
 Ids = npt.NDArray[np.uint64]
@@ -41,7 +41,7 @@ class Layer:
 
 def layer_of(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Layer:
     """Return the annotations of a predictions table, labelled or not."""
-    needed = ("synapse_id", "center_x_nm", "center_y_nm", "center_z_nm")
+    needed = ["synapse_id", *CENTERS]
     if missing := [name for name in needed if name not in frame]:
         raise ValueError(
             f"{where}: no column {', '.join(missing)}; an annotation needs an id and a place"
@@ -52,7 +52,7 @@ def layer_of(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Layer
     order = np.argsort(ids)
     name = next((n for n in ("pre_root_id", "neuron_id") if n in frame), None)
     neurons = frame[name].to_numpy(np.int64) if name else np.zeros(len(ids), np.int64)
-    places = frame[list(needed[1:])].to_numpy(np.float64)
+    places = frame[CENTERS].to_numpy(np.float64)
     points = _points(places, probability_matrix(frame, info.class_names))
     return Layer(
         ids=ids[order].astype(np.uint64),

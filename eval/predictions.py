@@ -31,6 +31,7 @@ Ints = npt.NDArray[np.int64]
 METADATA_KEY = b"synshards"
 DEFAULT_CLASS_NAMES = ("inhibitory", "excitatory")
 PREFIX = "probability_"
+CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
 ALIASES = {"neuron": "neuron_id", "id": "synapse_id", "probability_1": "probability"}
 ID_COLUMNS = tuple(name for name, kind in IDENTITY_COLUMNS.items() if kind == pa.int64())
 FEW_VALUES = ("label_tier", "label_source", "qc_flags", "split", "tag")

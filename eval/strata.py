@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from eval.bootstrap import Scored, score
-from eval.predictions import Floats
+from eval.predictions import CENTERS, Floats
 
-CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
 SMALLEST_STRATUM = 20
 PARTS = 4
 REPLICATES = 1000

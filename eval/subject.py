@@ -9,7 +9,14 @@ import pandas as pd
 
 from eval.baselines import Images, Tables
 from eval.bootstrap import Scored
-from eval.predictions import Floats, Ints, PredictionsInfo, probability_matrix, read_predictions
+from eval.predictions import (
+    CENTERS,
+    Floats,
+    Ints,
+    PredictionsInfo,
+    probability_matrix,
+    read_predictions,
+)
 from shards.files import read_json
 from shards.schema import IDENTITY_COLUMNS, UNLABELLED
 from shards.shardset import ShardSet, open_shards
@@ -240,15 +247,7 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Give a table the columns that baselines read: 0 or NaN where predictions left them out."""
     missing = {
         name: 0 if name.endswith("_id") else np.nan
-        for name in (
-            "post_root_id",
-            "neuron_id",
-            "synapse_id",
-            "size",
-            "center_x_nm",
-            "center_y_nm",
-            "center_z_nm",
-        )
+        for name in ("post_root_id", "neuron_id", "synapse_id", "size", *CENTERS)
         if name not in frame
     }
     return frame.assign(**missing)
@@ -281,4 +280,4 @@ def box_nm(subject: Subject) -> tuple[float, float, float] | None:
 
 def centers_of(frame: pd.DataFrame) -> Floats:
     """Return centres (n, 3) in x, y, z nm."""
-    return frame[["center_x_nm", "center_y_nm", "center_z_nm"]].to_numpy(np.float64)
+    return frame[CENTERS].to_numpy(np.float64)

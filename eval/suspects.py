@@ -14,7 +14,7 @@ import pandas as pd
 from eval.bootstrap import Scored, strata_of
 from eval.calibration import Calibrator, choose, fit
 from eval.neurons import AxonModel, evidence_of, fit_axon_model, group_sums, posterior
-from eval.predictions import Floats, Ints
+from eval.predictions import CENTERS, Floats, Ints
 from eval.strata import subset
 
 SHARES = np.arange(0.1, 0.91, 0.1)
@@ -160,7 +160,7 @@ def odd_synapses(belief: Belief, scored: Scored) -> Ints:
 
 def describe(frame: pd.DataFrame, rows: Ints, calibrated: Floats) -> list[dict[str, Any]]:
     """Return identity, place and calibrated P(class) of rows, at most `LISTED`."""
-    names = ("synapse_id", "key", "neuron_id", "center_x_nm", "center_y_nm", "center_z_nm")
+    names = ("synapse_id", "key", "neuron_id", *CENTERS)
     return [
         {
             name: frame[name].iloc[row].item() if name != "key" else str(frame[name].iloc[row])
