@@ -170,6 +170,7 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
     """Rename aliases and convert without ever passing an id through a float."""
+    _check_columns(table, where=where)
     names = [
         ALIASES[name] if name in ALIASES and ALIASES[name] not in table.column_names else name
         for name in table.column_names
@@ -178,12 +179,6 @@ def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
     for position, name in enumerate(names):
         column = table.column(position)
         if name in ID_COLUMNS:
-            if name == "synapse_id" and "key" not in names and column.null_count:
-                row = pc.index(column.is_null(), True).as_py()
-                raise ValueError(
-                    f"{where}: {column.null_count} rows have no synapse_id, first row {row}; give "
-                    "every row one, or a key"
-                )
             column = _as_ids(column, name, where=where).fill_null(0)
         elif name in FEW_VALUES and pa.types.is_string(column.type):
             column = column.dictionary_encode()
@@ -196,6 +191,21 @@ def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
     }
     frame: pd.DataFrame = table.to_pandas(types_mapper=as_strings.get)
     return frame
+
+
+def _check_columns(table: pa.Table, *, where: str) -> None:
+    """Refuse two columns of a name, and rows without the identity that tells them apart."""
+    names = table.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{where}: several columns are called {', '.join(twice)}; keep one of each"
+        )
+    for name in [name for name in ("key", "synapse_id", "id") if name in names][:1]:
+        if missing := table.column(name).null_count:
+            row = pc.index(table.column(name).is_null(), True).as_py()
+            raise ValueError(
+                f"{where}: {missing} rows have no {name}, first row {row}; give every row one"
+            )
 
 
 def _as_ids(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
@@ -213,7 +223,7 @@ def _as_ids(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArra
 def _are_ids(column: pa.ChunkedArray) -> bool:
     try:
         column.cast(pa.int64())
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     largest = pc.max(pc.abs(column)).as_py() if pa.types.is_floating(column.type) else None
     return largest is None or bool(largest < EXACT)

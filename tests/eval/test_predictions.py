@@ -89,6 +89,7 @@ def test_ids_with_gaps_keep_every_digit(tmp_path: Path) -> None:
         ({"label": ["inhibitory", "odd", "0"]}, "label odd in row 1"),
         ({"neuron_id": ["5", "y", "z"]}, "neuron_id must hold integer ids, found y in row 1"),
         ({"neuron_id": [5.0, 5.5, 6.0]}, r"integer ids, found 5\.5 in row 1; write whole numbers"),
+        ({"neuron_id": [[5], [5], [6]]}, r"integer ids, found \[5\] in row 0"),
         ({"pre_root_id": [5.0, 6.0, 2.0**59]}, r"pre_root_id .* in row 2; .* none as a float"),
     ],
 )
@@ -101,10 +102,18 @@ def test_bad_values_are_named(
         read_predictions(path)
 
 
-def test_rows_without_an_id_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("synapse_id,probability\n1,0.5\n,0.5\n,0.4\n", "2 rows have no synapse_id, first row 1;"),
+        ("key,synapse_id,probability\na,1,0.5\n,2,0.5\n", "1 rows have no key, first row 1; give"),
+        ("id,neuron,neuron,probability\n1,3,4,0.5\n", "several columns are called neuron; keep"),
+    ],
+)
+def test_what_tells_rows_apart_must_be_there(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "p.csv"
-    path.write_text("synapse_id,probability,label,neuron\n1,0.5,1,3\n,0.5,0,3\n,0.5,0,4\n")
-    with pytest.raises(ValueError, match=r"p\.csv: 2 rows have no synapse_id, first row 1; give"):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"p\.csv: {message}"):
         read_predictions(path)
 
 
