@@ -44,7 +44,7 @@ def phantom_command(
         label_noise: the part of the neurons whose class is wrong in the cell type table
         contrast: of all structure, against a noise that stays the same
         merges: axons that have the root id of a neuron of the other class
-        strays: single synapses that have
+        strays: single synapses that have the root id of such a neuron
         segmentation: add seg, the partners of all synapses, and a job that cuts masks of them
     """
     from ingest.phantom import PhantomConfig, write_masks, write_phantom  # slow to import
