@@ -161,13 +161,12 @@ class CachedStorage:
             return None
         with self._lock:
             file = self._open.pop(name, None)
-            if file is None or file.is_gone:
+            if file is None or not file.touch():
                 file = self._admit(info)
                 self._drop_unused()
                 if file is None:
                     return None
             self._open[name] = file  # the last one is the one used last
-            file.touch()
             return file
 
     def _admit(self, info: ShardInfo) -> "_CachedFile | None":
@@ -234,11 +233,14 @@ class _CachedFile:
         """Whether the file has been removed from the cache."""
         return os.fstat(self._descriptor).st_nlink == 0
 
-    def touch(self) -> None:
-        """Note that the shard is in use."""
+    def touch(self) -> bool:
+        """Note that the shard is in use; tell whether it was in the cache `TOUCH_S` ago."""
         if time.monotonic() - self._touched > TOUCH_S:
+            if self.is_gone:
+                return False
             self._touched = time.monotonic()
             os.utime(self._descriptor)
+        return True
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from the file."""

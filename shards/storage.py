@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import stat
-from collections import OrderedDict
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +19,7 @@ from shards.remote import Patience, RemoteStorage, stamp_of
 from shards.schema import ShardInfo
 
 MAX_OPEN_FILES = 256
+LOOK_AGAIN_S = 1.0  # how old what is known of an open file's last change may be
 LISTING_THREADS = 16
 COPY_BYTES, COPY_THREADS = 4 << 20, 8
 REMOTE_SCHEMES = ("s3", "gs", "http", "https")
@@ -138,7 +139,7 @@ class LocalStorage:
     def __init__(self, folder: str) -> None:
         self.url = folder
         self._lock = Lock()
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open: dict[str, _OpenFile] = {}
 
     def know(self, shards: Sequence[ShardInfo]) -> None:
         """Nothing to do: the files are here."""
@@ -162,21 +163,17 @@ class LocalStorage:
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`."""
-        file = self._acquire(name)
-        try:
-            done = os.preadv(file.descriptor, [buffer], offset)
-            while done < len(buffer):
-                count = os.preadv(file.descriptor, [buffer[done:]], offset + done)
-                if count == 0:
-                    raise ValueError(
-                        f"{self._path(name)} ends at byte {offset + done}, before the "
-                        f"{len(buffer)} bytes at {offset}: it is truncated; copy it again"
-                    )
-                done += count
-            status = os.fstat(file.descriptor)
-            return stamp_of(status.st_ino, status.st_mtime_ns)
-        finally:
-            self._release(file)
+        file = self._open.get(name) or self._opened(name)
+        done = os.preadv(file.descriptor, [buffer], offset)
+        while done < len(buffer):
+            count = os.preadv(file.descriptor, [buffer[done:]], offset + done)
+            if count == 0:
+                raise ValueError(
+                    f"{self._path(name)} ends at byte {offset + done}, before the "
+                    f"{len(buffer)} bytes at {offset}: it is truncated; copy it again"
+                )
+            done += count
+        return file.stamp()
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted; none if there is no such folder."""
@@ -193,10 +190,9 @@ class LocalStorage:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the open files."""
+        """Close the open files, each once its last read has ended."""
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1].descriptor)
+            self._open.clear()
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, name)  # noqa: PTH118 (hot: called for each sample)
@@ -208,36 +204,41 @@ class LocalStorage:
             raise ValueError(f"{self._path(name)} is not a file; pack or copy the shards again")
         return status.st_size
 
-    def _acquire(self, name: str) -> "_OpenFile":
+    def _opened(self, name: str) -> "_OpenFile":
         with self._lock:
-            file = self._open.get(name)
-            if file is None:
+            if (file := self._open.get(name)) is None:
                 with _naming(self._path(name)):
                     file = _OpenFile(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+                if len(self._open) >= MAX_OPEN_FILES:
+                    del self._open[next(iter(self._open))]
                 self._open[name] = file
-                self._close_oldest()
-            self._open.move_to_end(name)
-            file.users += 1
             return file
-
-    def _release(self, file: "_OpenFile") -> None:
-        with self._lock:
-            file.users -= 1
-
-    def _close_oldest(self) -> None:
-        if len(self._open) <= MAX_OPEN_FILES:
-            return
-        idle = next((name for name, file in self._open.items() if file.users == 0), None)
-        if idle is not None:
-            os.close(self._open.pop(idle).descriptor)
 
 
 class _OpenFile:
-    __slots__ = ("descriptor", "users")
+    """An open file, closed when the last thread lets go of this object."""
+
+    __slots__ = ("_looked", "_stamp", "descriptor")
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.users = 0
+        self._looked = -LOOK_AGAIN_S
+        self._stamp = 0
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def stamp(self) -> int:
+        """Return what changes when the file does, at most `LOOK_AGAIN_S` late.
+
+        Asking the kernel after each small sample would hand the interpreter's lock around.
+        """
+        now = time.monotonic()
+        if now >= self._looked + LOOK_AGAIN_S:
+            status = os.fstat(self.descriptor)
+            self._stamp = stamp_of(status.st_ino, status.st_mtime_ns)
+            self._looked = now
+        return self._stamp
 
 
 @contextmanager
