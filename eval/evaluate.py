@@ -60,16 +60,10 @@ class Evaluation:
 
 def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> Evaluation:
     """Evaluate one subject; `say` is told each step as it begins."""
-    notes = list(options.notes)
     say("metrics")
     swept = _sweep(subject.val, subject.num_classes, options.criterion)
     tau = None if subject.num_classes > 2 else swept.tau if swept else HALF
     test = replace(subject.test.scored, tau=tau)
-    if subject.val is None:
-        notes.append(
-            "No validation predictions: the threshold is 0.5, nothing is calibrated, and the "
-            "correlation within axons is taken as 1."
-        )
     say("calibration and neurons")
     calibrate, calibrated_doc = _calibration(subject, test)
     calibrated = calibrate(test.probabilities)
@@ -78,16 +72,7 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     odd_rows, suspects_doc = _suspects(subject, test)
     tables = tables_of(subject)
     document = {
-        "name": subject.name,
-        "split": "test",
-        "class_names": list(subject.info.class_names),
-        "n_synapses": len(test.labels),
-        "n_neurons": test.num_groups,
-        "n_unlabelled": subject.test.num_unlabelled,
-        "counts": _counts(subject, tables),
-        "tau": tau,
-        "tau_from": "val" if swept else None if tau is None else "default",
-        "criterion": options.criterion,
+        **_heading(subject, test, tables, options),
         **_scores(test, swept),
         "calibration": calibrated_doc,
         "neurons": neurons_doc,
@@ -101,7 +86,7 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     document["baselines"] = _baselines(subject, tables, options)
     say("split audit")
     document["audit"] = [asdict(f) for f in _audit(subject, tables, options)]
-    document["notes"] = notes + _notes(subject, tables, options)
+    document["notes"] = [*options.notes, *_notes(subject, tables, options)]
     return Evaluation(
         subject=subject,
         document=document,
@@ -111,6 +96,23 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
         posteriors=posteriors,
         odd_rows=odd_rows,
     )
+
+
+def _heading(
+    subject: Subject, test: Scored, tables: Tables | None, options: Options
+) -> dict[str, Any]:
+    return {
+        "name": subject.name,
+        "split": "test",
+        "class_names": list(subject.info.class_names),
+        "n_synapses": len(test.labels),
+        "n_neurons": test.num_groups,
+        "n_unlabelled": subject.test.num_unlabelled,
+        "counts": _counts(subject, tables),
+        "tau": test.tau,
+        "tau_from": None if test.tau is None else "val" if subject.val else "default",
+        "criterion": options.criterion,
+    }
 
 
 def _sweep(val: Part | None, num_classes: int, criterion: str) -> Sweep | None:
@@ -327,6 +329,11 @@ def _audit(subject: Subject, tables: Tables | None, options: Options) -> list[Fi
 
 def _notes(subject: Subject, tables: Tables | None, options: Options) -> list[str]:
     notes = []
+    if subject.val is None:
+        notes.append(
+            "No validation predictions: the threshold is 0.5, nothing is calibrated, and the "
+            "correlation within axons is taken as 1."
+        )
     if tables is None:
         notes.append(
             "No shard set is known for these predictions: no pictures, no baselines that need "
