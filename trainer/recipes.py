@@ -17,14 +17,16 @@ STRONG_2D = Augment(
     noise=0.02,
     blur_p=0.1,
 )
-STRONG_3D = replace(
-    STRONG_2D,
-    section_brightness=0.03,
-    section_contrast=0.05,
-    missing_p=0.05,
-    blurred_p=0.05,
-    slip_p=0.05,
-    step_p=0.05,
+STRONG_3D = Augment(
+    shift_vx=4,
+    brightness=0.03,
+    contrast=0.15,
+    section_brightness=0.02,
+    section_contrast=0.03,
+    missing_p=0.03,
+    blurred_p=0.03,
+    slip_p=0.03,
+    step_p=0.03,
 )
 
 
@@ -150,12 +152,12 @@ def unet3d() -> Config:
 
 
 def unet3d_strong() -> Config:
-    """U-Net encoder on 3D cubes: mild augmentation for EM, one rise and fall of the rate, EMA."""
+    """U-Net encoder on 3D cubes: mild augmentation with EM's defects, focal loss, EMA."""
     return replace(
         unet3d_small(),
         crop=(24, 112, 112),
         width=32,
-        augment=replace(STRONG_3D, shift_vx=8),
+        augment=STRONG_3D,
         epochs=30,
         loss="focal",
         ema=0.99,
