@@ -33,13 +33,14 @@ from cloudvolume import CloudVolume
 
 from ingest.chunks import gunzip
 from ingest.fetch import open_store
-from ingest.geometry import Box, Ints, box_at, box_starts, flip_triple, inside, voxels_of
+from ingest.geometry import Box, Ints, box_at, box_starts, flip_triple, inside
 from ingest.image_config import VolumeConfig
 from ingest.ranged import RangedVolume
 from ingest.ranges import joined
 from ingest.scale import scale_from_info
 from ingest.sharding import Grid
 from ingest.volumes import load_info
+from shards.overlap import voxels_of
 from tests.servers.em import EmServer
 
 Faults = dict[str, float] | None

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ingest.geometry import Box, Floats, Ints, TripleNm, box_at, box_starts, voxels_of
+from ingest.geometry import Box, Floats, Ints, TripleNm, box_at, box_starts
 from ingest.image_config import ViewConfig
 from ingest.scale import MissingDataError
+from shards.overlap import voxels_of
 
 Image = npt.NDArray[np.uint8]
 

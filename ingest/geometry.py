@@ -16,9 +16,6 @@ TripleNm = tuple[float, float, float]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# Positions are divided in floating point: 111 * 4.6 / 4.6 must not fall into voxel 110.
-ROUNDING_VX = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -49,12 +46,6 @@ def int_triple(values: Sequence[int] | Ints) -> Triple:
     """Return three plain integers."""
     a, b, c = (int(value) for value in values)
     return a, b, c
-
-
-def voxels_of(points_nm: Floats, voxel_size_nm: TripleNm) -> Ints:
-    """Return the voxel that each point (n, 3), z, y, x in nm, lies in: int64 (n, 3)."""
-    voxels = np.floor(points_nm / np.asarray(voxel_size_nm) + ROUNDING_VX)
-    return np.asarray(voxels, dtype=np.int64)
 
 
 def box_starts(centers_vx: Ints, size: Triple) -> Ints:

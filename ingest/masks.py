@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from ingest.chunks import READABLE
 from ingest.config import JobConfig
-from ingest.geometry import ROUNDING_VX, Box, Ints, TripleNm, int_triple
+from ingest.geometry import Box, Ints, TripleNm, int_triple
 from ingest.precomputed import CloudVolumeReader, fetch_info
 from ingest.ranged import RangedVolume
 from ingest.scale import Scale, scale_from_info
 from ingest.volumes import Volume
+from shards.overlap import ROUNDING_VX
 
 Image = npt.NDArray[np.uint8]
 Places = list[Ints]  # along z, y, x: the segmentation's voxel at each voxel of an image

@@ -9,11 +9,12 @@ import pandas as pd
 from ingest.chunks import Image
 from ingest.config import JobConfig
 from ingest.cut import boxes_of
-from ingest.geometry import Box, Floats, Triple, TripleNm, inside, voxels_of
+from ingest.geometry import Box, Floats, Triple, TripleNm, inside
 from ingest.image_config import ViewConfig
 from ingest.masks import fill_masks
 from ingest.scale import Scale
 from ingest.volumes import Volume
+from shards.overlap import voxels_of
 
 PROBES = 8
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shards.overlap import overlaps
+from shards.overlap import overlaps, voxels_of
 from shards.plan import PackOptions
 from shards.schema import SPLITS, UNLABELLED, Dataset, ImageSpec
 
 Ints = npt.NDArray[np.int64]
-ROUNDING_VX = 1e-6  # what a division may lack to a whole voxel
 OVERLAP = "image overlaps a val or test image"
 
 
@@ -84,8 +83,7 @@ def _leaks(samples: pa.Table, train: np.ndarray, dataset: Dataset) -> np.ndarray
     found, known = np.zeros(len(samples), bool), ~np.isnan(centers_nm).any(axis=1)
     ours, others = train & known, ~train & known
     for view in dataset.views.values():
-        centers = np.floor(centers_nm / view.voxel_size_nm + ROUNDING_VX)
-        a, b = (centers[part].astype(np.int64) for part in (ours, others))
+        a, b = (voxels_of(centers_nm[part], view.voxel_size_nm) for part in (ours, others))
         found[ours] |= overlaps(a, b, _size_zyx(view))
     return found
 

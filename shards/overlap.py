@@ -1,11 +1,21 @@
-"""No voxel of a training image may be in an image that is validated or tested on."""
+"""Which voxel a point lies in, and which images share voxels: none of train may with another."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+# Positions are divided in floating point: 111 * 4.6 / 4.6 must not fall into voxel 110.
+ROUNDING_VX = 1e-6
+
+
+def voxels_of(points_nm: Floats, voxel_size_nm: tuple[float, float, float]) -> Ints:
+    """Return the voxel that each point (n, 3), z, y, x in nm, lies in: int64 (n, 3)."""
+    voxels = np.floor(points_nm / np.asarray(voxel_size_nm) + ROUNDING_VX)
+    return np.asarray(voxels, dtype=np.int64)
 
 
 def overlaps(centers_vx: Ints, others_vx: Ints, size: tuple[int, int, int]) -> Mask:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.config import LabelConfig, LabelTable
-from ingest.geometry import Box, box_at, box_starts, inside, voxels_of
+from ingest.geometry import Box, box_at, box_starts, inside
 from ingest.labels import Funnel, labeller
 from ingest.sharding import Grid, Sharding, compressed_morton
 from ingest.splits import (
@@ -24,6 +24,7 @@ from ingest.splits import (
     split_by_group,
     split_by_position,
 )
+from shards.overlap import voxels_of
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 SIDES = st.tuples(*[st.integers(1, 24)] * 3)
