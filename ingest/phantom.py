@@ -112,7 +112,8 @@ def write_phantom(out: Path, config: PhantomConfig, *, workers: int = 2) -> None
         for sections in write_volume(volume, draw, workers=workers):
             advance(sections)
     for name, table in tables.items():
-        _write_parquet(out / f"{name}.parquet", table)
+        with atomic_write(out / f"{name}.parquet") as file:
+            table.to_parquet(file, index=False)
     with atomic_write(out / "ingest.yaml") as file:
         file.write(INGEST_YAML.encode())
     write_json(out / "phantom.json", _describe(config, damage))
@@ -278,8 +279,3 @@ def _describe(config: PhantomConfig, damage: Damage) -> dict[str, Any]:
         "missing_sections": {str(z): part for z, part in sorted(damage.missing.items())},
         "shifted_sections_yx": {str(z): list(s) for z, s in sorted(damage.shifted.items())},
     }
-
-
-def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    with atomic_write(path) as file:
-        table.to_parquet(file, index=False)

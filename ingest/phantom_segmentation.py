@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from cloudvolume import CloudVolume
 from scipy.spatial import cKDTree
 
 from ingest.phantom_fields import POST, PRE, VOXEL_NM, Owners, Points, Triple
 from ingest.phantom_scene import Synapses
 from ingest.phantom_tables import POSITION_NM
-from ingest.phantom_volume import CHUNK
+from ingest.phantom_volume import CHUNK, new_volume
 from shards.files import atomic_write
 from shards.progress import progress
 
@@ -79,17 +78,14 @@ def write_segmentation(
 ) -> None:
     """Write `out`/seg, mip 0 of 8×8×40 nm, and `out`/ingest_masks.yaml; `draw` gives a section."""
     shutil.rmtree(out / "seg", ignore_errors=True)
-    info = CloudVolume.create_new_info(
-        num_channels=1,
+    volume = new_volume(
+        out / "seg",
+        size_xyz,
+        offset_xyz,
         layer_type="segmentation",
         data_type="uint64",
         encoding="compressed_segmentation",
-        resolution=[8, 8, 40],
-        voxel_offset=list(offset_xyz),
-        volume_size=list(size_xyz),
-        chunk_size=list(CHUNK),
     )
-    volume = CloudVolume(f"file://{(out / 'seg').resolve()}", info=info, progress=False)
     volume.commit_info()
     with progress("segmentation", size_xyz[2]) as advance:
         for low in range(0, size_xyz[2], CHUNK[2]):

@@ -39,19 +39,23 @@ def sharding(grid_xyz: Triple, *, gzip_data: bool) -> dict[str, Any]:
     }
 
 
-def create_volume(path: Path, size_xyz: Triple, offset_xyz: Triple) -> CloudVolume:
-    """Write the `info` of an empty volume and return the volume."""
+def new_volume(path: Path, size_xyz: Triple, offset_xyz: Triple, **kind: str) -> CloudVolume:
+    """Return a volume of one scale, 8×8×40 nm, whose `info` is not written yet."""
     info = CloudVolume.create_new_info(
         num_channels=1,
-        layer_type="image",
-        data_type="uint8",
-        encoding="raw",
+        **kind,
         resolution=[8, 8, 40],
         voxel_offset=list(offset_xyz),
         volume_size=list(size_xyz),
         chunk_size=list(CHUNK),
     )
-    volume = CloudVolume(f"file://{path.resolve()}", info=info, progress=False)
+    return CloudVolume(f"file://{path.resolve()}", info=info, progress=False)
+
+
+def create_volume(path: Path, size_xyz: Triple, offset_xyz: Triple) -> CloudVolume:
+    """Write the `info` of an empty volume and return the volume."""
+    kind = {"layer_type": "image", "data_type": "uint8", "encoding": "raw"}
+    volume = new_volume(path, size_xyz, offset_xyz, **kind)
     volume.add_scale((2, 2, 1), encoding="jpeg", chunk_size=list(CHUNK_MIP1))
     storage = ((CHUNK, True), (CHUNK_MIP1, False))
     for scale, (chunk, gzip_data) in zip(volume.info["scales"], storage, strict=True):
