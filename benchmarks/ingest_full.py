@@ -36,7 +36,7 @@ from ingest.finish import finish_dataset
 from ingest.plan import plan_dataset
 from shards.store import SampleStore, open_store
 from tests.servers.cave import CaveServer
-from tests.servers.cave_tables import public_tables
+from tests.servers.cave_tables import neuron_types, public_tables
 from tests.servers.em import EmServer
 
 KILLS = ("all", "first", "worker")
@@ -68,16 +68,7 @@ def full_job(rows: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
     """Do the whole job on these synapses; yield what it took, in lines."""
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    neurons = rows.drop_duplicates("pre_pt_root_id")
-    types = pd.DataFrame(
-        {
-            "id": np.arange(len(neurons)),
-            "target_id": 10**6 + np.arange(len(neurons)),
-            "pt_root_id": neurons.pre_pt_root_id.to_numpy(),
-            "cell_type": neurons.ei.to_numpy(),
-        }
-    )
-    tables = public_tables(rows.select_dtypes("number"), {"types": types})
+    tables = public_tables(rows.select_dtypes("number"), {"types": neuron_types(rows)})
     with CaveServer(tables=tables) as cave, EmServer(latency_ms=options.latency_ms) as em:
         os.environ[TOKEN_VARIABLE] = cave.token
         config = options.folder / "job.yaml"

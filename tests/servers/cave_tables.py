@@ -73,6 +73,19 @@ def public_tables(
     return {"synapses_pni_2": CaveTable(rows=synapses), NUCLEI: CaveTable(rows=nuclei), **tables}
 
 
+def neuron_types(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a cell type table of the presynaptic neurons of synapses with their class, `ei`."""
+    neurons = rows.drop_duplicates("pre_pt_root_id")
+    return pd.DataFrame(
+        {
+            "id": np.arange(len(neurons)),
+            "target_id": 10**6 + np.arange(len(neurons)),
+            "pt_root_id": neurons.pre_pt_root_id.to_numpy(),
+            "cell_type": neurons.ei.to_numpy(),
+        }
+    )
+
+
 def _scaled(
     rows: pd.DataFrame, stored_nm: Sequence[float], wanted_nm: Sequence[float] | None
 ) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -18,7 +17,7 @@ from ingest.cave_config import CaveConfig
 from ingest.config import SynapseConfig
 from tests.ingest.cave.case import HASTE, assert_exact
 from tests.servers.cave import CaveServer, Faults
-from tests.servers.cave_tables import public_tables
+from tests.servers.cave_tables import neuron_types, public_tables
 
 pytestmark = pytest.mark.real_data
 SCRIPT = """
@@ -35,17 +34,8 @@ COLUMNS = SynapseConfig(source="cave", path="synapses_pni_2")
 def real(shared_data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The synapses, and a table of their presynaptic neurons' classes."""
     rows = pd.read_parquet(shared_data / "minnie65_ei_synapses.parquet")
-    neurons = rows.drop_duplicates("pre_pt_root_id")
-    types = pd.DataFrame(
-        {
-            "id": np.arange(len(neurons)),
-            "target_id": 10**6 + np.arange(len(neurons)),
-            "pt_root_id": neurons.pre_pt_root_id.to_numpy(),
-            "cell_type": neurons.ei.to_numpy(),
-        }
-    )
     names = [n for n in rows if n.endswith(("root_id", "_x", "_y", "_z")) or n in ("id", "size")]
-    return rows[names], types
+    return rows[names], neuron_types(rows)
 
 
 def config_for(server: CaveServer, folder: Path) -> CaveConfig:
