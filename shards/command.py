@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-FAILED, BAD_USAGE = 1, 2
+FAILED = 1
 
 
 def run_command(main: Callable[[list[str]], None], argv: Sequence[str]) -> int:
