@@ -1,16 +1,18 @@
-"""How well eval's lists of suspects find errors of segmentation that a phantom has planted.
+"""How well eval's lists of suspects find errors that a phantom has planted.
 
 Usage: python benchmarks/suspects.py PREDICTIONS TRUTH [PREDICTIONS TRUTH ...]
 
 PREDICTIONS is of test, with val beside it; TRUTH the phantom's truth.parquet. A listed neuron is
 right when its root id was given to a second axon, a listed synapse when it is counted to a neuron
-that is not its own. Recall is over what is in the test split: merged neurons, and stray synapses.
+that is not its own, a listed label when it is wrong. Recall is over what is in the test split:
+merged neurons, stray synapses, and neurons whose label is wrong.
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from eval.evaluate import Options, evaluate
@@ -24,10 +26,18 @@ def score(predictions: Path, truth: Path) -> Iterator[Found]:
     subject = open_subject(predictions, use_data=False)
     evaluation = evaluate(subject, Options(), lambda step: None)
     frame = evaluation.subject.test.frame
-    error = frame["synapse_id"].map(pd.read_parquet(truth).set_index("id")["error"])
-    neurons = set(frame["neuron_id"][error == "merge"])
-    mixed = {r["neuron_id"] for r in evaluation.document["suspects"]["mixed_neurons"]["listed"]}
-    yield "merged neurons", len(mixed), len(mixed & neurons), len(neurons), len(mixed & neurons)
+    known = pd.read_parquet(truth).set_index("id").loc[frame["synapse_id"]]
+    error = known["error"].reset_index(drop=True)
+    labels = np.array(evaluation.document["class_names"])[frame["label"]]
+    wrong = (labels != known["class_name"].to_numpy()) & (error == "")
+    suspects = evaluation.document["suspects"]
+    for what, name, rows in (
+        ("merged neurons", "mixed_neurons", error == "merge"),
+        ("labels", "mislabelled_neurons", wrong),
+    ):
+        neurons = set(frame["neuron_id"][rows])
+        listed = {one["neuron_id"] for one in suspects[name]["listed"]}
+        yield what, len(listed), len(listed & neurons), len(neurons), len(listed & neurons)
     odd = error.iloc[evaluation.odd_rows]
     strays = int((error == "stray").sum())
     yield "synapses", len(odd), int((odd != "").sum()), strays, int((odd == "stray").sum())
@@ -45,8 +55,7 @@ def main() -> None:
     for what, own in table.groupby("what"):
         listed, right, planted, found = own[["listed", "right", "planted", "found"]].sum()
         print(
-            f"{what}: precision {right}/{listed} = {right / listed:.2f}, "
-            f"recall {found}/{planted} = {found / planted:.2f}"
+            f"{what}: {right} of {listed} listed are right, {found} of {planted} planted are found"
         )
 
 

@@ -118,12 +118,16 @@ def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict
 
 
 def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
-    """Return neurons whose synapses are sure of another class than their label, surest first."""
-    _, posteriors = judge(belief, scored, but_one=False)
+    """Return neurons whose synapses are sure of another class than their label, surest first.
+
+    Mixed neurons, whose synapses are of two classes, are none of these.
+    """
+    mixture, posteriors = judge(belief, scored, but_one=True)
     truth = strata_of(scored.labels, scored.groups, scored.num_groups)
     guess, sure = posteriors.argmax(axis=1), posteriors.max(axis=1)
     counts = np.bincount(scored.groups, minlength=scored.num_groups)
-    found = np.flatnonzero((guess != truth) & (sure >= SURE) & (counts >= SYNAPSES_AT_LEAST))
+    at_odds = (guess != truth) & (sure >= SURE) & (mixture <= MIXED_AT)
+    found = np.flatnonzero(at_odds & (counts >= SYNAPSES_AT_LEAST))
     return [
         {
             "neuron_id": int(neuron_ids[j]),

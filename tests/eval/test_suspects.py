@@ -71,6 +71,17 @@ def test_mislabelled_neurons_are_found(make_predictions: Make, in_validation: li
     assert {row["neuron_id"] for row in found} == {3, 8, 21}
 
 
+def test_merged_neurons_are_not_called_mislabelled(belief: Belief, make_predictions: Make) -> None:
+    frame, _ = merged(make_predictions(2, **OPTIONS), 30)
+    # Half of what is like the label is left out, so that the other class is the more frequent.
+    own = (frame["synapse_id"] % 2 == 0) | (frame["neuron_id"] % 2 != (frame["probability"] > 0.5))
+    part, scored = opened(frame[own].reset_index(drop=True))
+    mixed = {row["neuron_id"] for row in mixed_neurons(belief, scored, part.neuron_ids)}
+    wrong = {row["neuron_id"] for row in mislabelled_neurons(belief, scored, part.neuron_ids)}
+    assert len(mixed) > 5
+    assert not mixed & wrong
+
+
 def test_odd_synapses_are_found(belief: Belief, make_predictions: Make) -> None:
     frame = make_predictions(2, **OPTIONS)
     rows = np.array([10, 100, 400, 700])
