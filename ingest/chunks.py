@@ -18,7 +18,7 @@ Image = npt.NDArray[np.uint8]
 Voxels = npt.NDArray[Any]  # grey values, or ids of segments
 Buffer = memoryview | bytes | bytearray
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 GZIP_MAGIC = b"\x1f\x8b"
 
 

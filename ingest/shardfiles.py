@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ingest.chunks import DamagedChunkError, gunzip
+from ingest.chunks import ATTEMPTS, DamagedChunkError, gunzip
 from ingest.fetch import Fetcher
 from ingest.geometry import Ints
 from ingest.sharding import SHARD_ENTRY_BYTES, Codes, Sharding
@@ -18,7 +18,6 @@ Found = TypeVar("Found")
 
 KEPT_SHARDS = 16_384
 KEPT_MINISHARDS = 4_096  # of 512 chunks: 50 MB
-ATTEMPTS = 4
 
 
 class Once(Generic[Found]):
