@@ -16,7 +16,7 @@ from ingest.cut import boxes_of
 from ingest.image_config import QcConfig
 from ingest.images import read_image
 from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
-from ingest.masks import fill_masks, open_segmentation
+from ingest.masks import fill_masks, mask_scale
 from ingest.qc import Quality, flags, measure, reject_reason
 from ingest.volumes import Volume, open_volume
 from shards.schema import SAMPLE_COLUMNS
@@ -60,8 +60,9 @@ class Opened:
     def segmentation(self, mip: int) -> Volume:
         """Return the segmentation that masks of a scale's voxels are cut from, opened once."""
         if mip not in self.segmentations:
-            size = self.volume(mip).scale.voxel_size_nm
-            self.segmentations[mip] = open_segmentation(self.plan.job, size)
+            job, reading = self.plan.job, self.plan.document["prediction"]["masks"][str(mip)]
+            of = mask_scale(job, self.volume(mip).scale.voxel_size_nm)
+            self.segmentations[mip] = of.open(concurrency=job.cost.concurrency, gap=reading["gap"])
         return self.segmentations[mip]
 
     def stack(self, view: str, count: int) -> Images:

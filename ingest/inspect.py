@@ -38,9 +38,11 @@ def plan_lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from count_lines(document["counts"], document["neurons"])
     yield f"label tiers: {_pairs(document['tiers'])}"
     predicted = document["prediction"]
-    for mip, reading in predicted["by_mip"].items():
+    readings = [(f"mip {mip}", reading) for mip, reading in predicted["by_mip"].items()]
+    readings += [(f"masks of mip {mip}", reading) for mip, reading in predicted["masks"].items()]
+    for name, reading in readings:
         yield (
-            f"mip {mip}: {reading['touches']} chunk touches, {reading['distinct_chunks']} distinct "
+            f"{name}: {reading['touches']} chunk touches, {reading['distinct_chunks']} distinct "
             f"chunks ({reading['chunk_reads']} reads), {reading['minishards']} minishards, "
             f"{reading['shards']} shards; {reading['ranges']} ranges joined over gaps of "
             f"{reading['gap']}, {reading['carried_chunks']} chunks in them"

@@ -4,17 +4,21 @@ The segmentation's voxels may be of another size than the image's: a voxel of th
 segmentation holds at that voxel's centre. Where nothing is stored, and outside, is no segment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.chunks import READABLE
 from ingest.config import JobConfig
-from ingest.geometry import Box, Ints, TripleNm, int_triple
+from ingest.geometry import Box, Ints, Triple, TripleNm, int_triple
 from ingest.precomputed import CloudVolumeReader, fetch_info
-from ingest.ranged import RangedVolume
-from ingest.scale import Scale, scale_from_info
+from ingest.ranged import WINDOW_BYTES, RangedVolume
+from ingest.scale import Scale, StoredSizes, scale_from_info
+from ingest.sharding import Codes
 from ingest.volumes import Volume
 from shards.overlap import ROUNDING_VX
 
@@ -24,8 +28,63 @@ Places = list[Ints]  # along z, y, x: the segmentation's voxel at each voxel of 
 INSIDE = 255
 
 
-def open_segmentation(job: JobConfig, voxel_size_nm: TripleNm) -> Volume:
-    """Open the scale of the job's segmentation to cut masks of such voxels (z, y, x) from.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskScale:
+    """The scale of a segmentation that masks are cut from."""
+
+    path: str
+    info: dict[str, Any]
+    mip: int
+    scale: Scale
+    by_ranges: bool  # else by CloudVolume
+
+    def open(self, *, concurrency: int, gap: int = 0) -> Volume:
+        """Open it for reading; `gap` as the plan chose it."""
+        if not self.by_ranges:
+            return CloudVolumeReader(self.path, self.info, self.mip, layer="segmentation")
+        return RangedVolume(
+            self.path,
+            self.info,
+            self.mip,
+            layer="segmentation",
+            gap=gap,
+            concurrency=concurrency,
+            window_bytes=WINDOW_BYTES,
+        )
+
+    def boxes_at_once(self, sizes: Sequence[Triple], voxel_size_nm: TripleNm) -> int:
+        """Return for how many samples with images of these sizes a reader has room at once."""
+        ratio = np.divide(voxel_size_nm, self.scale.voxel_size_nm)
+        voxels = sum(np.prod(np.multiply(size, ratio)) for size in sizes)
+        return max(1, int(WINDOW_BYTES / (voxels * np.dtype(self.scale.dtype).itemsize)))
+
+    def stored_sizes(self, boxes: Sequence[Box], voxel_size_nm: TripleNm) -> StoredSizes | None:
+        """Return the mean size of stored chunks under images' boxes, None where it is not known."""
+        if not self.by_ranges:
+            return None
+        held = [_held(_places(box, voxel_size_nm, self.scale), self.scale) for box in boxes]
+        volume = RangedVolume(self.path, self.info, self.mip, layer="segmentation")
+        with closing(volume):
+            return volume.stored_sizes(box for box in held if min(box.shape) > 0)
+
+    def touched(
+        self, starts: Ints, size: Triple, voxel_size_nm: TripleNm
+    ) -> Iterator[tuple[Ints, Codes]]:
+        """Yield (samples, chunk ids) under images of `size` that start at voxels (n, 3)."""
+        bounds = self.scale.grid.bounds
+        ratio = np.divide(voxel_size_nm, self.scale.voxel_size_nm)
+        first, last = (
+            np.floor((voxels + 0.5) * ratio + ROUNDING_VX).astype(np.int64)
+            for voxels in (starts, starts + np.asarray(size) - 1)
+        )
+        first, stop = np.maximum(first, bounds.start), np.minimum(last + 1, bounds.stop)
+        there = np.flatnonzero((stop > first).all(axis=1))
+        for rows, codes in self.scale.grid.touched_by(first[there], stop[there]):
+            yield there[rows], codes
+
+
+def mask_scale(job: JobConfig, voxel_size_nm: TripleNm) -> MaskScale:
+    """Choose the scale of the job's segmentation to cut masks of such voxels (z, y, x) from.
 
     It is the coarsest that is nowhere coarser than they are, or else the finest.
     """
@@ -41,9 +100,8 @@ def open_segmentation(job: JobConfig, voxel_size_nm: TripleNm) -> Volume:
         mip for mip, size in enumerate(sizes) if (size <= np.multiply(voxel_size_nm, 1.01)).all()
     ]
     mip = max(fine, key=lambda mip: float(sizes[mip].prod()), default=0)
-    if job.volume.reader == "cloudvolume" or scales[mip].encoding not in READABLE:
-        return CloudVolumeReader(path, info, mip, layer="segmentation")
-    return RangedVolume(path, info, mip, layer="segmentation", concurrency=job.cost.concurrency)
+    by_ranges = job.volume.reader != "cloudvolume" and scales[mip].encoding in READABLE
+    return MaskScale(path=path, info=info, mip=mip, scale=scales[mip], by_ranges=by_ranges)
 
 
 def fill_masks(
@@ -58,7 +116,7 @@ def fill_masks(
     Root id 0 is no neuron: its mask is empty.
     """
     places = [_places(box, voxel_size_nm, segmentation.scale) for box in boxes]
-    held = [_held(place, segmentation.scale.grid.bounds) for place in places]
+    held = [_held(place, segmentation.scale) for place in places]
     rows = [row for row, box in enumerate(held) if min(box.shape) > 0]
     found = segmentation.read_many([held[row] for row in rows])
     for image in images:
@@ -78,8 +136,9 @@ def _places(box: Box, voxel_size_nm: TripleNm, scale: Scale) -> Places:
     ]
 
 
-def _held(places: Places, bounds: Box) -> Box:
+def _held(places: Places, scale: Scale) -> Box:
     """Return the part of a segmentation that an image needs, of no size where it has none."""
+    bounds = scale.grid.bounds
     low = [max(int(axis[0]), start) for axis, start in zip(places, bounds.start, strict=True)]
     high = [min(int(axis[-1]) + 1, stop) for axis, stop in zip(places, bounds.stop, strict=True)]
     return Box(int_triple(low), int_triple([max(a, b) for a, b in zip(low, high, strict=True)]))

@@ -11,7 +11,7 @@ import yaml
 from ingest.choose import choose
 from ingest.config import JobConfig
 from ingest.cut import boxes_of, centers_vx, points_nm
-from ingest.geometry import inside
+from ingest.geometry import Box, inside
 from ingest.images import with_images
 from ingest.labels import Funnel, labeller, of_few, tier_counts
 from ingest.layout import (
@@ -24,10 +24,11 @@ from ingest.layout import (
     sole_writer,
     write_table,
 )
+from ingest.masks import mask_scale
 from ingest.parse import plain
 from ingest.predict import predict, predict_files
 from ingest.remote import check_table, is_remote, remote_identity
-from ingest.scale import Scale, StoredSizes
+from ingest.scale import Scale
 from ingest.selftest import check_positions, check_voxel_size
 from ingest.splits import check_no_class_empty, counts_by_split, neurons_by_split
 from ingest.tables import num_rows, synapse_batches
@@ -217,18 +218,18 @@ def _order(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> p
 def _prediction(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> dict[str, Any]:
     if job.has_images:
         return predict_files(samples.file, job)
-    return predict(samples, job, scales, _stored_sizes(samples, job, scales))
-
-
-def _stored_sizes(
-    samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]
-) -> dict[int, StoredSizes]:
-    """Look up how big chunks are that the job will read, at a few places."""
     few = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, SIZE_PROBES).astype(int))]
-    found = {}
-    for mip, scale in scales.items():
-        views = [view for view in job.samples.views.values() if view.mip == mip]
-        boxes = [box for view in views for box in boxes_of(few, view, scale.voxel_size_nm)]
-        if (sizes := stored_sizes(job.volume, mip, boxes)) is not None:
-            found[mip] = sizes
-    return found
+    boxes = {mip: _boxes(few, job, mip, scale) for mip, scale in scales.items()}
+    stored = {mip: stored_sizes(job.volume, mip, under) for mip, under in boxes.items()}
+    known = {mip: sizes for mip, sizes in stored.items() if sizes is not None}
+    segmentations = {}
+    for mip, scale in scales.items() if job.samples.channels[1:] else ():
+        of = mask_scale(job, scale.voxel_size_nm)
+        segmentations[mip] = of, of.stored_sizes(boxes[mip], scale.voxel_size_nm)
+    return predict(samples, job, scales, known, segmentations)
+
+
+def _boxes(samples: pd.DataFrame, job: JobConfig, mip: int, scale: Scale) -> list[Box]:
+    """Return the boxes of the images of one scale."""
+    views = [view for view in job.samples.views.values() if view.mip == mip]
+    return [box for view in views for box in boxes_of(samples, view, scale.voxel_size_nm)]

@@ -4,8 +4,9 @@ Also decided here: over how many chunks that nobody asked for the ranges of a sc
 is the choice that `seconds` says is fastest, for the latency and bandwidth that the job states.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,25 @@ import pandas as pd
 
 from ingest.config import CostConfig, JobConfig
 from ingest.cut import centers_vx
-from ingest.geometry import Ints
+from ingest.geometry import Ints, Triple, box_starts
+from ingest.masks import MaskScale
 from ingest.ranges import GAPS, Joined, best_joined, joined
 from ingest.scale import Scale, StoredSizes
 from ingest.sharding import MINISHARD_ENTRY_BYTES, Codes, Sharding
 
+Pairs = tuple[Ints, Codes]  # samples and chunks
+
 SLICE_ROWS = 1 << 17
 PAGE_BITS = 15
-# Stored bytes of a voxel: gzip hardly shortens EM; JPEG as minnie65's coarser scales have it.
-BYTES_PER_VOXEL = {"raw": 0.8, "jpeg": 0.15, "png": 0.7, "tiff": 1.0}
+# Stored bytes of a voxel: gzip hardly shortens EM; JPEG as minnie65's coarser scales have it; a
+# segmentation, in gzip, by rule of thumb.
+BYTES_PER_VOXEL = {
+    "raw": 0.8,
+    "jpeg": 0.15,
+    "png": 0.7,
+    "tiff": 1.0,
+    "compressed_segmentation": 0.1,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,20 +60,31 @@ def predict(
     job: JobConfig,
     scales: Mapping[int, Scale],
     stored: Mapping[int, StoredSizes],
+    segmentations: Mapping[int, tuple[MaskScale, StoredSizes | None]],
 ) -> dict[str, Any]:
     """Return the prediction for planned samples (with `row`, `block`), by mip and in total.
 
-    `stored` has what is known of the volume's sizes, by mip. One worker is assumed: each further
-    one reads again the indices of the few minishards that it shares with another.
+    `stored` has what is known of the volume's sizes, by mip; `segmentations`, what masks of each
+    mip are cut from, and its sizes. One worker is assumed: each further one reads again the indices
+    of the few minishards that it shares with another.
     """
-    by_mip = {
-        mip: _reading(samples, job, mip, scale, stored.get(mip)) for mip, scale in scales.items()
-    }
-    requests = sum(reading.requests for reading in by_mip.values())
-    num_bytes = sum(reading.bytes for reading in by_mip.values())
+    by_mip, masks = {}, {}
+    for mip, scale in scales.items():
+        sizes = [view.size_zyx for view in job.samples.views.values() if view.mip == mip]
+        under = partial(_under_images, scale=scale, sizes=sizes)
+        by_mip[mip] = _reading(samples, job, scale, under, stored.get(mip))
+        if mip in segmentations:
+            of, known = segmentations[mip]
+            under = partial(_under_masks, of=of, scale=scale, sizes=sizes)
+            together = of.boxes_at_once(sizes, scale.voxel_size_nm)
+            masks[mip] = _reading(samples, job, of.scale, under, known, together=together)
+    readings = [*by_mip.values(), *masks.values()]
+    requests = sum(reading.requests for reading in readings)
+    num_bytes = sum(reading.bytes for reading in readings)
     images = sum(int(np.prod(job.samples.image_shape(view))) for view in job.samples.views)
     return {
         "by_mip": {str(mip): asdict(reading) for mip, reading in by_mip.items()},
+        "masks": {str(mip): asdict(reading) for mip, reading in masks.items()},
         "requests": requests,
         "bytes": num_bytes,
         "seconds": round(seconds(requests, num_bytes, job.cost), 1),
@@ -76,6 +98,7 @@ def predict_files(files: Iterable[str], job: JobConfig) -> dict[str, Any]:
     (view,) = job.samples.views
     return {
         "by_mip": {},
+        "masks": {},
         "requests": len(sizes),
         "bytes": sum(sizes),
         "seconds": round(seconds(len(sizes), sum(sizes), job.cost), 1),
@@ -89,20 +112,43 @@ def seconds(requests: int, num_bytes: float, cost: CostConfig) -> float:
     return max(waiting, num_bytes / (cost.bandwidth_mb_s * 1e6))
 
 
+def _under_images(samples: pd.DataFrame, *, scale: Scale, sizes: list[Triple]) -> list[Pairs]:
+    """Return which chunks images of these sizes touch."""
+    centers = centers_vx(samples, scale.voxel_size_nm)
+    return [pair for size in sizes for pair in scale.grid.touched(centers, size)]
+
+
+def _under_masks(
+    samples: pd.DataFrame, *, of: MaskScale, scale: Scale, sizes: list[Triple]
+) -> list[Pairs]:
+    """Return which chunks of a segmentation the masks of such images touch."""
+    centers, voxel_size_nm = centers_vx(samples, scale.voxel_size_nm), scale.voxel_size_nm
+    starts = [(box_starts(centers, size), size) for size in sizes]
+    return [pair for start, size in starts for pair in of.touched(start, size, voxel_size_nm)]
+
+
 def _reading(
-    samples: pd.DataFrame, job: JobConfig, mip: int, scale: Scale, stored: StoredSizes | None
+    samples: pd.DataFrame,
+    job: JobConfig,
+    scale: Scale,
+    under: Callable[[pd.DataFrame], list[Pairs]],
+    stored: StoredSizes | None,
+    *,
+    together: int = 0,
 ) -> Reading:
-    sizes = [view.size_zyx for view in job.samples.views.values() if view.mip == mip]
+    """Count what is read; `together`: so many samples share chunks, 0 for all of a block."""
+    together = min(together or job.samples_per_block, job.samples_per_block)
     touches, chunk_reads, distinct = 0, 0, _Distinct()
     options: dict[int, list[Joined]] = {gap: [] for gap in GAPS}
     step = max(1, SLICE_ROWS // job.samples_per_block) * job.samples_per_block
     for start in range(0, len(samples), step):
         part = samples.iloc[start : start + step]
-        centers, blocks = centers_vx(part, scale.voxel_size_nm), part.block.to_numpy()
-        pairs = [pair for size in sizes for pair in scale.grid.touched(centers, size)]
+        rows, pairs = part.row.to_numpy(), under(part)
+        groups = part.block.to_numpy() * job.samples_per_block
+        groups += rows % job.samples_per_block // together
         touches += sum(len(codes) for _, codes in pairs)
         codes = np.concatenate([codes for _, codes in pairs])
-        owner = np.concatenate([blocks[rows] for rows, _ in pairs])
+        owner = np.concatenate([groups[samples] for samples, _ in pairs])
         owner, codes = _each_once(owner, codes)
         chunk_reads += len(codes)
         distinct.add(codes)

@@ -2,7 +2,7 @@
 
 Boxes are taken in windows: while the images of one are taken, the chunks of the next come in.
 Threads fetch and decode; decoding and copying let go of the interpreter's lock. Held at a time:
-the images of two windows, `memory_mb` together, and for each thread a range and a decoded chunk.
+the images of two windows, twice `window_bytes`, and for each thread a range and a decoded chunk.
 """
 
 from collections import deque
@@ -22,6 +22,7 @@ from ingest.sources import FileSource, ShardedSource, Source
 from ingest.window import Window, chunks_of
 
 DECODING = 4  # chunks in decoding while `concurrency` requests are under way
+WINDOW_BYTES = 128 << 20  # of images that are not given; two windows are held
 MAX_WINDOW = 1024  # boxes: small ones need not all be planned before the first is read
 
 
@@ -43,11 +44,11 @@ class RangedVolume:
         layer: Layer = "image",
         gap: int = 0,
         concurrency: int = 32,
-        memory_mb: int = 256,
+        window_bytes: int = WINDOW_BYTES,
         fetcher: Fetcher | None = None,
     ) -> None:
         self.scale = scale_from_info(info, mip, where=path, layer=layer)
-        self._path, self._window_bytes = path, (memory_mb << 20) // 2
+        self._path, self._window_bytes = path, window_bytes
         self._fetcher = fetcher or Fetcher(path, concurrency=concurrency)
         # Indices go ahead of data; threads that decode leave as many requests under way.
         self._index_pool = ThreadPoolExecutor(max(2, concurrency // 2), "index")

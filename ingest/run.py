@@ -13,7 +13,7 @@ import pandas as pd
 
 from ingest.block import BlockResult, planned_samples, run_block
 from ingest.layout import Layout, Plan, read_plan, sole_writer, task_writer
-from ingest.masks import open_segmentation
+from ingest.masks import mask_scale
 from ingest.plan import table_identity
 from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
@@ -110,7 +110,8 @@ def self_test(layout: Layout, plan: Plan) -> None:
             check_voxels(volume, reference_reader(config, view.mip), samples, view)
             if len(plan.job.samples.channels) > 1:
                 size = volume.scale.voxel_size_nm
-                check_masks(open_segmentation(plan.job, size), samples, view, plan.job, size)
+                volume = mask_scale(plan.job, size).open(concurrency=plan.job.cost.concurrency)
+                check_masks(volume, samples, view, plan.job, size)
 
 
 def usable_cores() -> int:

@@ -80,8 +80,12 @@ class Grid:
         Each pair of a sample and a chunk comes once; the boxes must lie in the volume.
         """
         start = box_starts(centers_vx, size)
+        yield from self.touched_by(start, start + np.asarray(size))
+
+    def touched_by(self, start: Ints, stop: Ints) -> Iterator[tuple[Ints, Codes]]:
+        """Yield the same for boxes from `start` to `stop` (n, 3), not empty."""
         low = self.chunk_of(start)
-        span = self.chunk_of(start + np.asarray(size) - 1) - low
+        span = self.chunk_of(stop - 1) - low
         most = span.max(axis=0, initial=0) + 1
         for step in np.ndindex(*most):
             samples = np.flatnonzero((span >= step).all(axis=1))

@@ -10,12 +10,14 @@ import pytest
 import zarr
 from cloudvolume import CloudVolume
 
+import ingest.masks
 from eval.__main__ import main as eval_main
+from ingest.block import Opened, execute
 from ingest.config import load_job
 from ingest.export import export_tiff
 from ingest.finish import finish_dataset
 from ingest.images import read_image
-from ingest.layout import Layout, read_table
+from ingest.layout import Layout, read_plan, read_table
 from ingest.plan import plan_dataset
 from ingest.precomputed import CloudVolumeReader, fetch_info
 from ingest.ranged import RangedVolume
@@ -25,6 +27,7 @@ from shards.pack import pack
 from shards.plan import PackOptions
 from shards.shardset import open_shards
 from shards.stream import Stream
+from tests.servers.files import FileServer
 from trainer.__main__ import main as trainer_main
 
 OFFSET_NM = np.array([160 * 8, 96 * 8, 48 * 40])  # of the formula volume, x, y, z
@@ -63,7 +66,7 @@ KINDS = {
 }
 
 
-def write_segmentation(folder: Path, kind: Kind) -> str:
+def write_segmentation(folder: Path, kind: Kind, *, gzip: bool = True) -> str:
     """Write it over all of the formula volume but its last fifth along x."""
     extent = SIZE_NM * (0.8, 1, 1)
     info = CloudVolume.create_new_info(
@@ -83,7 +86,7 @@ def write_segmentation(folder: Path, kind: Kind) -> str:
         spec["size"] = (extent // resolution).astype(int).tolist()
         info["scales"].append(spec)
     for mip, resolution in enumerate(kind.resolutions):
-        volume = CloudVolume(f"file://{folder}", mip=mip, info=info, progress=False)
+        volume = CloudVolume(f"file://{folder}", mip=mip, info=info, progress=False, compress=gzip)
         volume.commit_info()
         size = np.array(resolution)
         volume[:] = segments(OFFSET_NM, size, (extent // size).astype(int))[..., None]
@@ -105,7 +108,7 @@ def with_masks(job: Any, path: str) -> Any:
     return job
 
 
-def ingest(job: Any) -> Path:
+def cut(job: Any) -> Path:
     out: Path = job.folder / "out"
     plan_dataset(load_job(job.write()), out)
     run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
@@ -117,7 +120,7 @@ def test_masks_are_of_the_two_partners(make_job: Any, tmp_path: Path, name: str)
     kind = KINDS[name]
     views = {"cube": {"size": [8, 16, 16]}, "patch": {"size": [25, 24]}}
     job = with_masks(make_job(views=views), write_segmentation(tmp_path / "seg", kind))
-    out = ingest(job)
+    out = cut(job)
     samples = pd.concat([read_table(Layout(out).block(block)) for block in range(4)])
     assert (samples.reason == "").all()
     group = zarr.open_group(out / "samples.zarr", mode="r")
@@ -153,6 +156,32 @@ def test_masks_are_of_the_two_partners(make_job: Any, tmp_path: Path, name: str)
     assert 0 < flagged.sum() < len(samples)
 
 
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("window_bytes", [100_000, 1 << 27])
+def test_reading_is_as_planned(
+    make_job: Any, tmp_path: Path, name: str, window_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests and bytes; with little memory, chunks are read once for a few samples."""
+    monkeypatch.setattr(ingest.masks, "WINDOW_BYTES", window_bytes)
+    seg = tmp_path / "seg"
+    write_segmentation(seg, KINDS[name], gzip=False)  # no NAME.gz, which servers do not have
+    views = {"cube": {"size": [8, 16, 16]}, "patch": {"size": [25, 24]}}
+    with FileServer(folder=seg) as server:
+        job = with_masks(make_job(views=views), server.url)
+        document, _ = plan_dataset(load_job(job.write()), job.folder / "out")
+        layout = Layout(job.folder / "out")
+        opened = Opened(read_plan(layout))
+        for block in range(document["num_blocks"]):
+            execute(layout, opened, block)
+        counts = opened.segmentation(0).counts
+    predicted = document["prediction"]["masks"]["0"]
+    assert predicted["measured"]
+    assert counts["requests"] == pytest.approx(predicted["requests"], rel=0.05)
+    assert counts["bytes"] == pytest.approx(predicted["bytes"], rel=0.1)
+    if window_bytes == 1 << 27:
+        assert counts["requests"] == predicted["requests"]
+
+
 def test_cloudvolume_reads_the_same(tmp_path: Path) -> None:
     path = write_segmentation(tmp_path / "seg", KINDS["like minnie65"])
     chunks = sorted((tmp_path / "seg" / "16_16_40").iterdir())
@@ -170,7 +199,7 @@ def test_a_chunk_that_is_not_stored_holds_no_neuron(make_job: Any, tmp_path: Pat
     for number, chunk in enumerate(sorted((tmp_path / "seg" / "8_8_40").iterdir())):
         if number % 3 == 0:
             chunk.unlink()
-    out = ingest(with_masks(make_job(), path))
+    out = cut(with_masks(make_job(), path))
     assert finish_dataset(out).views["cube"].channels == ("em", "pre", "post")
     samples = read_table(out / "samples.parquet")
     assert read_table(out / "rejects.parquet").empty
@@ -194,7 +223,7 @@ def test_a_segmentation_of_another_version_is_refused(make_job: Any, tmp_path: P
 
 def test_three_channels_go_all_the_way(make_job: Any, tmp_path: Path) -> None:
     segmentation = write_segmentation(tmp_path / "seg", KINDS["coarser"])
-    out = ingest(with_masks(make_job(views={"cube": {"size": [4, 16, 16]}}), segmentation))
+    out = cut(with_masks(make_job(views={"cube": {"size": [4, 16, 16]}}), segmentation))
     finish_dataset(out)
     url, run = str(tmp_path / "shards"), tmp_path / "run"
     manifest = pack(out, "cube", url, PackOptions())
@@ -237,7 +266,5 @@ def test_a_job_for_masks_that_cannot_be(
 
 def test_em_is_no_segmentation(make_job: Any, formula_volumes: dict[str, Path]) -> None:
     job = with_masks(make_job(), str(formula_volumes["plain"]))
-    out = job.folder / "out"
-    plan_dataset(load_job(job.write()), out)
     with pytest.raises(ValueError, match=r"expected one of uint64 or uint32; .* flat segm"):
-        run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
+        plan_dataset(load_job(job.write()), job.folder / "out")

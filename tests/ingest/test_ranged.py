@@ -74,13 +74,13 @@ def check(server: EmServer, mip: int, boxes: list[Box], volume: RangedVolume) ->
 
 
 @pytest.mark.parametrize("kind", ["sharded", "plain"])
-@pytest.mark.parametrize("memory_mb", [1, 256])
+@pytest.mark.parametrize("window_mb", [0.5, 128])
 def test_local_volumes_are_the_formula(
-    formula_volumes: dict[str, Path], box_voxels: BoxVoxels, kind: str, memory_mb: int
+    formula_volumes: dict[str, Path], box_voxels: BoxVoxels, kind: str, window_mb: float
 ):
     path = formula_volumes[kind]
     volume = RangedVolume(
-        str(path), json.loads((path / "info").read_text()), 0, memory_mb=memory_mb
+        str(path), json.loads((path / "info").read_text()), 0, window_bytes=int(window_mb * 2**20)
     )
     bounds = volume.scale.grid.bounds
     rng = np.random.default_rng(2)
@@ -236,7 +236,7 @@ def test_memory_is_bounded(em: EmServer):
     """60 MB of images through windows of 4 MB; the caller keeps one."""
     memory, concurrency = 8, 4
     boxes = boxes_near(0, 120, size=(16, 128, 256))
-    volume = open_em(em, memory_mb=memory, concurrency=concurrency)
+    volume = open_em(em, window_bytes=memory << 19, concurrency=concurrency)
     tracemalloc.start()
     total = sum(image.nbytes for image in volume.read_many(boxes) if image is not None)
     _, peak = tracemalloc.get_traced_memory()
