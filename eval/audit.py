@@ -82,7 +82,11 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame, column: str) -> tuple[Ints, int]:
 def _overlaps(
     a: pd.DataFrame, b: pd.DataFrame, box_nm: tuple[float, float, float], pair: tuple[str, str]
 ) -> Finding:
-    """Boxes of the same size overlap where their centres are less than a box apart on each axis."""
+    """Boxes of the same size overlap where their centres are less than a box apart on each axis.
+
+    Samples without a place are not counted.
+    """
+    a, b = (frame.dropna(subset=CENTERS) for frame in (a, b))
     scaled = [frame[CENTERS].to_numpy(np.float64) / np.array(box_nm) for frame in (a, b)]
     near, _ = cKDTree(scaled[0]).query(scaled[1], p=np.inf, distance_upper_bound=1.0 - 1e-9)
     rows = np.flatnonzero(np.isfinite(near))
@@ -91,7 +95,7 @@ def _overlaps(
         splits=pair,
         found=len(rows),
         of=len(b),
-        unit=f"{pair[1]} samples",
+        unit=f"{pair[1]} samples that have a place",
         examples=_names(b, rows),
     )
 

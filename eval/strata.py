@@ -29,9 +29,8 @@ def strata(frame: pd.DataFrame, train_centers: Floats | None) -> Iterator[tuple[
     numbers = {"synapse size": _column(frame, "size")}
     if all(name in frame for name in CENTERS):
         numbers["depth (y), µm"] = frame["center_y_nm"].to_numpy(np.float64) / 1000.0
-        if train_centers is not None and len(train_centers):
-            places = frame[CENTERS].to_numpy(np.float64)
-            nearest = cKDTree(train_centers).query(np.nan_to_num(places))[0]
+        if train_centers is not None:
+            nearest = _nearest(frame[CENTERS].to_numpy(np.float64), train_centers)
             numbers["distance to nearest training sample, µm"] = nearest / 1000.0
     for what, values in numbers.items():
         yield from ((what, which, mask) for which, mask in _parts(values))
@@ -84,6 +83,15 @@ def subset(scored: Scored, mask: Mask) -> Scored:
 
 def _column(frame: pd.DataFrame, name: str) -> Floats:
     return frame[name].to_numpy(np.float64) if name in frame else np.full(len(frame), np.nan)
+
+
+def _nearest(places: Floats, others: Floats) -> Floats:
+    """Return how far each place is from the nearest other, NaN where either is not known."""
+    known, there = np.isfinite(places).all(axis=1), np.isfinite(others).all(axis=1)
+    nearest = np.full(len(places), np.nan)
+    if there.any():
+        nearest[known] = cKDTree(others[there]).query(places[known])[0]
+    return nearest
 
 
 def _parts(values: Floats) -> Iterator[tuple[str, Mask]]:

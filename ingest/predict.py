@@ -149,6 +149,8 @@ def _reading(
         touches += sum(len(codes) for _, codes in pairs)
         codes = np.concatenate([codes for _, codes in pairs])
         owner = np.concatenate([groups[samples] for samples, _ in pairs])
+        if not len(codes):  # a segmentation lies under none of them
+            continue
         owner, codes = _each_once(owner, codes)
         chunk_reads += len(codes)
         distinct.add(codes)
@@ -156,7 +158,7 @@ def _reading(
             runs = _runs(owner, scale.grid.sharding.minishards(codes))
             for gap in GAPS:
                 options[gap].append(joined(runs, codes.astype(np.int64), gap))
-    if scale.grid.sharding is None:
+    if scale.grid.sharding is None or not chunk_reads:
         totals = [Joined(gap=0, ranges=chunk_reads, chunks=chunk_reads)]
     else:
         totals = [_total(gap, found) for gap, found in options.items()]
@@ -268,7 +270,7 @@ def _indices(
     sharding: Sharding | None, distinct: _Distinct, sizes: StoredSizes
 ) -> tuple[int, int, float]:
     """Return how many minishards and shards chunks lie in, and the bytes of their indices."""
-    if sharding is None:
+    if sharding is None or not len(distinct):
         return 0, 0, 0.0
     parts = [_sorted_unique(sharding.minishards(codes)) for codes in distinct]
     numbers = _sorted_unique(np.concatenate(parts))

@@ -45,6 +45,22 @@ def test_unknown_neurons_are_not_shared(make_predictions: Make) -> None:
     assert not found(audit_tables(frames, BOX))
 
 
+def test_samples_without_a_place_are_left_out_and_the_others_compared(
+    make_predictions: Make,
+) -> None:
+    frames = splits(make_predictions)
+    frames["val"].loc[0, "center_z_nm"] = np.nan
+    frames["train"].loc[[0, 2], "center_x_nm"] = np.nan
+    place = ["center_x_nm", "center_y_nm", "center_z_nm"]
+    frames["val"].loc[3, place] = frames["train"].loc[5, place].to_numpy() + 100
+    findings = audit_tables(frames, BOX)
+    assert found(findings) == {("overlapping boxes", ("train", "val")): 1}
+    of = next(f for f in findings if f.found).of
+    assert of == len(frames["val"]) - 1
+    nowhere = {name: frame.assign(center_x_nm=np.nan) for name, frame in frames.items()}
+    assert not found(audit_tables(nowhere, BOX))
+
+
 def test_a_duplicate_sample_is_caught(make_predictions: Make) -> None:
     frames = splits(make_predictions)
     frames["val"].loc[3, "synapse_id"] = frames["train"]["synapse_id"].iloc[5]

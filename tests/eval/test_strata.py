@@ -48,3 +48,13 @@ def test_depth_is_cut_into_even_parts(make_predictions: Make) -> None:
     assert len(sizes) == 4
     assert np.ptp(sizes) <= 1
     assert sum(sizes) == pytest.approx(len(frame))
+
+
+def test_unknown_places_are_at_no_distance(make_predictions: Make) -> None:
+    frame = make_predictions(0)
+    frame.loc[::3, "center_x_nm"] = np.nan
+    train = np.array([[np.nan, 0, 0], [0, 0, 0]])
+    masks = [mask for what, _, mask in strata(frame, train) if what.startswith("distance")]
+    assert np.array_equal(np.any(masks, axis=0), frame["center_x_nm"].notna())
+    nowhere = strata(frame, np.full((2, 3), np.nan))
+    assert not any(what.startswith("distance") for what, _, _ in nowhere)
