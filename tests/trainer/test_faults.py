@@ -80,7 +80,7 @@ def test_a_collapse_is_rolled_back_to_the_best_at_half_the_rate(
 @pytest.fixture(scope="module")
 def ten_to_one(make_shards: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Cubes of which one in eleven is of class 0, in each split."""
-    counts = {"train": 220, "val": 44, "test": 220}
+    counts = {"train": 440, "val": 44, "test": 440}
     folder = tmp_path_factory.mktemp("rare")
     return make_shards(folder, "cube", counts=counts, shape=(1, 4, 16, 16), rare=11)
 
@@ -92,14 +92,14 @@ def test_a_rare_class_is_called_when_classes_weigh_the_same(
     recalls = {}
     for weights in ("none", "inverse"):
         out = tmp_path / weights
-        train(ten_to_one, out, "--loss", "bce", "--class-weights", weights, "--epochs", "7",
+        train(ten_to_one, out, "--loss", "bce", "--class-weights", weights, "--epochs", "10",
               "--batch-size", "20", "--width", "4", "--schedule", "one_cycle")  # fmt: skip
         main(["predict", str(out), "--checkpoint", "last", "--threads", "1"])
         frame, _ = read_predictions(out / "predictions" / "test.parquet")
         right = (frame["probability"] >= 0.5) == frame["label"]
         recalls[weights] = right.groupby(frame["label"]).mean()
     assert recalls["none"][0] < 0.5
-    assert recalls["inverse"].min() > 0.6  # of twenty; rounding moves them by one or two
+    assert recalls["inverse"].min() > 0.8
 
 
 @pytest.mark.parametrize(
