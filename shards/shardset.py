@@ -125,9 +125,10 @@ class ShardSet:
 
     def _verified(self, index: Index, row: int, data: memoryview, stamp: int) -> int:
         """Return the stamp of the file in which a sample is right; read it again if it is not."""
-        expected, name = index.crc32c[row], index.shards[index.shard[row]].name
+        expected = index.crc32c[row]
         if (found := crc32c.crc32c(data)) == expected:
             return stamp
+        name = index.shards[index.shard[row]].name
         if self.storage.forget(name):
             stamp = self.storage.read_into(name, int(index.offset[row]), data)
             if (found := crc32c.crc32c(data)) == expected:
