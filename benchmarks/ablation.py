@@ -30,7 +30,7 @@ RUNS = {
     "balanced": ["unet3d_small", *SIZED, "--loss", "bce", "--class-weights", "effective"],
     "mixup": ["unet3d_small", *SIZED, "--mixup", "0.4"],
     "cutmix": ["unet3d_small", *SIZED, "--cutmix", "1.0"],
-    "strong_3d": ["unet3d_strong", "--crop", "10", "56", "56", "--width", "16", "--epochs", "12"],
+    "strong_3d": ["unet3d_strong", "--crop", "10", "56", "56", "--width", "16", "--epochs", "24"],
     "strong_2d": ["resnet18_2d_strong", *SIZED_2D],
     "earlier_2d": ["resnet18_2d", *SIZED_2D],
     "earlier_cnn": ["cnn_2d_128", "--epochs", "10"],
