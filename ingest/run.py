@@ -110,8 +110,9 @@ def self_test(layout: Layout, plan: Plan) -> None:
             check_voxels(volume, reference_reader(config, view.mip), samples, view)
             if len(plan.job.samples.channels) > 1:
                 size = volume.scale.voxel_size_nm
-                volume = mask_scale(plan.job, size).open(concurrency=plan.job.cost.concurrency)
-                check_masks(volume, samples, view, plan.job, size)
+                of = mask_scale(plan.job, size)
+                with closing(of.open(concurrency=plan.job.cost.concurrency)) as segmentation:
+                    check_masks(segmentation, samples, view, plan.job, size)
 
 
 def usable_cores() -> int:

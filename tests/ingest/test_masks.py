@@ -177,7 +177,7 @@ def test_reading_is_as_planned(
     predicted = document["prediction"]["masks"]["0"]
     assert predicted["measured"]
     assert counts["requests"] == pytest.approx(predicted["requests"], rel=0.05)
-    assert counts["bytes"] == pytest.approx(predicted["bytes"], rel=0.1)
+    assert counts["bytes"] == pytest.approx(predicted["bytes"], rel=0.05)
     if window_bytes == 1 << 27:
         assert counts["requests"] == predicted["requests"]
 
