@@ -2,8 +2,9 @@
 
     python benchmarks/recipes.py SHARDS OUT [--seconds 600] [--recipes unet3d …] [--table]
 
-SHARDS is a folder with the shard sets `cube` and `patch`. Images are cropped. There are as many
-epochs as the time allows by the speed of the first steps, but one at least and `--epochs` at most.
+SHARDS is a folder with the shard sets `cube` and `patch`. Images are cropped, but for the earlier
+work's CNNs, which differ by their crops. There are as many epochs as the time allows by the speed
+of the first steps, but one at least and `--epochs` at most.
 Threshold and checkpoint are chosen by validation. What is in OUT already is not done again; --table
 only prints.
 """
@@ -29,11 +30,13 @@ TRIED_STEPS = 3
 
 def settings(name: str, options: argparse.Namespace) -> list[str]:
     """Return a recipe's arguments but for the number of epochs."""
-    view = get_recipe(name).view
-    crop = [str(size) for size in (options.patch if view == "patch" else options.cube)]
+    recipe = get_recipe(name)
+    crop = [str(size) for size in (options.patch if recipe.view == "patch" else options.cube)]
     if name == "resnet18_25d":
         crop[0] = "5"
-    data = str(options.shards / view)
+    if recipe.model == "cnn_2d":
+        crop = [str(size) for size in recipe.crop]
+    data = str(options.shards / recipe.view)
     batch = ["--batch-size", str(options.batch_size)]
     return [name, "--data", data, "--crop", *crop, *batch, "--weights", options.weights]
 

@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from shards.shardset import ShardSet, open_shards
 from trainer.config import System
 from trainer.distributed import make_accelerator
 from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabilities
+from trainer.preflight import is_native
 from trainer.step import em_channels
 from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
@@ -47,8 +47,10 @@ def predict_runs(
     """
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
     first = models[0].config
-    if first.precision == "fp16" and not torch.cuda.is_available():
-        sys.stderr.write("no GPU: predicting in full precision what was trained in fp16\n")
+    if not is_native(first.precision):
+        sys.stderr.write(
+            f"this device does not compute in {first.precision}: predicting in full precision\n"
+        )
         first = replace(first, precision="no")
     accelerator = make_accelerator(first, system)
     written = []

@@ -1,17 +1,25 @@
-"""Pairs of versions that are known to train wrongly or very slowly."""
+"""Devices and pairs of versions that are known to train wrongly or very slowly."""
 
 import torch
 
-from trainer.config import Config
+from trainer.config import Config, Precision
 
 
-def warnings_for(config: Config, torch_version: str, cudnn: int | None) -> list[str]:
+def warnings_for(
+    config: Config, torch_version: str, cudnn: int | None, *, native: bool = True
+) -> list[str]:
     """Return what is known to be bad about these versions for this config.
 
-    `cudnn` is torch's number for it (9.8.0 is 90800), None without CUDA.
+    `cudnn` is torch's number for it (9.8.0 is 90800), None without CUDA; `native` is what
+    `is_native` says of the config's precision.
     """
     found: list[str] = []
     three_d = config.view == "cube"
+    if not native:
+        found.append(
+            f"this device emulates {config.precision}, which can take 3D steps many times as long; "
+            "use --precision no"
+        )
     if cudnn is None or not three_d or config.precision == "no":
         return found
     if torch_version.startswith("2.9."):
@@ -25,6 +33,22 @@ def warnings_for(config: Config, torch_version: str, cudnn: int | None) -> list[
             "--precision no"
         )
     return found
+
+
+def is_native(precision: Precision) -> bool:
+    """Whether the device computes in this precision itself, rather than emulating it or not at all.
+
+    GPUs before Ampere lack bf16, as do processors with neither AVX-512 nor AMX.
+    """
+    if precision == "no":
+        return True
+    if torch.cuda.is_available():
+        return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if precision == "fp16" or not mkldnn:
+        return False
+    native: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return native
 
 
 def cudnn_version() -> int | None:

@@ -16,7 +16,7 @@ from trainer.losses import build_loss
 from trainer.memory_format import checkpoint_activations, to_memory_format
 from trainer.models import Classifier, build_classifier, inputs_of, without_weights
 from trainer.optim import build_optimizer
-from trainer.preflight import cudnn_version, warnings_for
+from trainer.preflight import cudnn_version, is_native, warnings_for
 from trainer.saving import restore, saved_state
 from trainer.session import Job, Progress, Session, open_stream
 from trainer.trial import choose_memory_format, trial_step
@@ -37,7 +37,8 @@ def start_session(
     ranks = accelerator.num_processes
     if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
         raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
-    for line in warnings_for(config, torch.__version__, cudnn_version()):
+    native = is_native(config.precision)
+    for line in warnings_for(config, torch.__version__, cudnn_version(), native=native):
         say(f"warning: {line}")
     counts = shards.manifest.splits["train"].class_counts
     loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from eval.predictions import read_predictions
@@ -197,6 +198,33 @@ def test_a_run_is_compiled_by_choice(
     train(cubes, tmp_path / "compiled", "--epochs", "1", "--compile")
     (model,) = asked
     assert isinstance(model, Classifier)
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    """Let a test choose a precision, to which Accelerate else holds the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_precision")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_bf16_keeps_weights_in_full_precision_and_is_emulated_in_training_alone(
+    cubes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    run = tmp_path / "run"
+    document = train(cubes, run, "--epochs", "1", "--precision", "bf16")
+    assert document["status"] == "finished"
+    assert "this device emulates bf16" in capsys.readouterr().err
+    model = load_trained(run / "checkpoints" / "best").model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    main(["predict", str(run), "--split", "val"])
+    assert "does not compute in bf16" in capsys.readouterr().err
+    found = read_predictions(run / "predictions" / "val.parquet")[0]["probability"]
+    assert found.between(0.0, 1.0).all()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -13,7 +13,7 @@ from trainer.ema import MovingAverage
 from trainer.losses import build_loss, class_weights, one_hot_targets
 from trainer.memory_format import checkpoint_activations
 from trainer.mixing import cut_and_paste, mix
-from trainer.preflight import warnings_for
+from trainer.preflight import is_native, warnings_for
 from trainer.recipes import get_recipe
 
 ROWS = np.arange(6, dtype=np.int64)
@@ -262,3 +262,15 @@ def test_known_bad_versions_are_named() -> None:
     assert warnings_for(bf16, "2.14.1", 91200) == []
     assert warnings_for(config(), "2.9.1", 90900) == []
     assert warnings_for(bf16, "2.9.1", None) == []
+    assert "emulates bf16" in warnings_for(bf16, "2.14.1", None, native=False)[0]
+
+
+def test_a_device_without_a_precision_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert is_native("no")
+    assert not is_native("fp16")
+    assert is_native("bf16") == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: False)
+    assert is_native("fp16")
+    assert not is_native("bf16")
