@@ -1,6 +1,6 @@
 """What a training step costs, and how much of a run is waiting for data.
 
-    python benchmarks/train_step.py step [--recipes r3d_18 …] [--compile] [--peak-tflops 989]
+    python benchmarks/train_step.py step [--recipes r3d_18 …] [--no-bf16] [--compile]
     python benchmarks/train_step.py wait r3d_18 CUBES [--batch-size 2] [--steps 8]
 
 `step` times forward, backward and optimiser of each recipe's model on made-up images, on the GPU or
@@ -84,8 +84,9 @@ def time_steps(options: argparse.Namespace) -> None:
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
     print(f"{device}, {what}, torch {torch.__version__}, batch {options.batch_size}\n")
-    kinds = [*KINDS, *[COMPILED] * options.compile]
-    heads = ["recipe", "images", "parameters", *kinds, "first by third", "images/s at best"]
+    kinds = [*KINDS[: 3 if options.bf16 else 2], *[COMPILED] * options.compile]
+    heads = ["recipe", "images", "parameters", *kinds]
+    heads += [f"first by {kind}" for kind in kinds[1:]] + ["images/s at best"]
     heads += ["share of peak"] * bool(options.peak_tflops)
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in options.recipes:
@@ -107,7 +108,8 @@ def _row(name: str, kinds: list[str], device: str, options: argparse.Namespace) 
     parameters = sum(p.numel() for p in steps[0].net.parameters())
     cells = [name, "×".join(map(str, size)), f"{parameters / 1e6:.1f} M"]
     cells += [f"{value * 1e3:.0f} ms" for value in seconds]
-    cells += [f"{seconds[0] / seconds[2]:.2f}", f"{len(x) / min(seconds):.1f}"]
+    cells += [f"{seconds[0] / value:.2f}" for value in seconds[1:]]
+    cells.append(f"{len(x) / min(seconds):.1f}")
     if options.peak_tflops:
         cells.append(f"{flops.get_total_flops() / min(seconds) / options.peak_tflops / 1e12:.1%}")
     return cells
@@ -157,6 +159,7 @@ def main() -> None:
     step.add_argument("--patch", type=int, nargs=2, default=[256, 256])
     step.add_argument("--cube", type=int, nargs=3, default=[32, 128, 128])
     step.add_argument("--rounds", type=int, default=5)
+    step.add_argument("--no-bf16", dest="bf16", action="store_false")
     step.add_argument("--compile", action="store_true")
     step.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, in bf16")
     step.set_defaults(run=time_steps)
