@@ -23,6 +23,7 @@ from eval.threshold import sweep
 
 VAL, ALL = ("val",), ("train", "val", "test")
 SIZED = ["--crop", "10", "56", "56", "--epochs", "8"]
+LONG = ["--crop", "10", "56", "56", "--epochs", "24"]
 SIZED_2D = ["--weights", "none", "--crop", "96", "96", "--epochs", "10"]
 RUNS = {
     "base": ["unet3d_small", *SIZED, "--ema", "0.99"],
@@ -30,6 +31,9 @@ RUNS = {
     "balanced": ["unet3d_small", *SIZED, "--loss", "bce", "--class-weights", "effective"],
     "mixup": ["unet3d_small", *SIZED, "--mixup", "0.4"],
     "cutmix": ["unet3d_small", *SIZED, "--cutmix", "1.0"],
+    "long": ["unet3d_small", *LONG],
+    "long_mixup": ["unet3d_small", *LONG, "--mixup", "0.4"],
+    "long_cutmix": ["unet3d_small", *LONG, "--cutmix", "1.0"],
     "strong_3d": ["unet3d_strong", "--crop", "10", "56", "56", "--width", "16", "--epochs", "24"],
     "strong_2d": ["resnet18_2d_strong", *SIZED_2D],
     "earlier_2d": ["resnet18_2d", *SIZED_2D],
@@ -54,6 +58,9 @@ ROWS = {
     "+ balanced BCE": Row(run="balanced", against="unet3d_small"),
     "+ MixUp": Row(run="mixup", against="unet3d_small"),
     "+ CutMix": Row(run="cutmix", against="unet3d_small"),
+    "unet3d_small 24 epochs": Row(run="long"),
+    "+ MixUp 24 epochs": Row(run="long_mixup", against="unet3d_small 24 epochs"),
+    "+ CutMix 24 epochs": Row(run="long_cutmix", against="unet3d_small 24 epochs"),
     "cnn_2d_128": Row(run="earlier_cnn"),
     "resnet18_2d": Row(run="earlier_2d"),
     "resnet18_2d_strong": Row(run="strong_2d", predict=("--tta",), against="resnet18_2d"),
