@@ -4,9 +4,8 @@
 
 SHARDS is a folder with the shard sets `cube` and `patch`. Images are cropped, but for the earlier
 work's CNNs, which differ by their crops. There are as many epochs as the time allows by the speed
-of the first steps, but one at least and `--epochs` at most.
-Threshold and checkpoint are chosen by validation. What is in OUT already is not done again; --table
-only prints.
+of the first steps, but one at least and `--epochs` at most. Threshold and checkpoint are chosen by
+validation. What is in OUT already is not done again; --table only prints.
 """
 
 import argparse
