@@ -18,7 +18,7 @@ def warnings_for(
     if not native:
         found.append(
             f"this device emulates {config.precision}, which can take 3D steps many times as long; "
-            "use --precision no"
+            "use --precision no, or fp16 on a GPU"
         )
     if cudnn is None or not three_d or config.precision == "no":
         return found
@@ -38,7 +38,7 @@ def warnings_for(
 def is_native(precision: Precision) -> bool:
     """Whether the device computes in this precision itself, rather than emulating it or not at all.
 
-    GPUs before Ampere lack bf16, as do processors with neither AVX-512 nor AMX.
+    GPUs before Ampere lack bf16, as do x86 processors without AVX-512.
     """
     if precision == "no":
         return True
