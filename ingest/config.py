@@ -13,6 +13,7 @@ from ingest.cave_config import CaveConfig
 from ingest.image_config import QcConfig, SampleConfig, VolumeConfig
 from ingest.parse import load_yaml, parse
 from shards.schema import SPLITS
+from shards.urls import public_url
 
 Record = TypeVar("Record")
 Source = Literal["files", "cave"]
@@ -311,6 +312,6 @@ def _absolute(path: str, folder: Path) -> str:
     prefix = "precomputed://" if path.startswith("precomputed://") else ""
     rest = path.removeprefix(prefix)
     if "://" in rest and not rest.startswith("file://"):
-        return path
+        return public_url(path)
     local = Path(rest.removeprefix("file://")).expanduser()
     return prefix + ("file://" if rest.startswith("file://") else "") + str(folder / local)

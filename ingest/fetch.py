@@ -21,6 +21,8 @@ from obstore.exceptions import (
 )
 from obstore.store import GCSStore, HTTPStore, LocalStore, S3Store
 
+from shards.urls import public_url, sign_in_cure, sign_in_headers
+
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
@@ -68,9 +70,9 @@ class Fetcher:
         retry: Retry | None = None,
         seed: int | None = None,
     ) -> None:
-        self.url = url
+        self.url = public_url(url)
         self.counts: Counter[str] = Counter()
-        self._store = open_store(url)
+        self._store = open_store(self.url)
         self.is_local = isinstance(self._store, LocalStore)
         self._retry = retry or Retry()
         self._rng = random.Random(seed)
@@ -110,9 +112,12 @@ class Fetcher:
                 self._count(0)
                 return None
             except FINAL_ERRORS as error:
-                raise ValueError(f"{self.url}/{what}: access refused: {error}") from None
+                raise ValueError(
+                    f"{self.url}/{what}: access refused: {first_line(error)}; "
+                    + sign_in_cure(self.url)
+                ) from None
             except (BaseError, TruncatedError, OSError) as error:
-                failure = str(error).partition("\n")[0]
+                failure = first_line(error)
                 with self._lock:
                     self.counts["retries"] += 1
                     wait = self._retry.wait(attempt, self._rng)
@@ -139,8 +144,13 @@ def open_store(url: str) -> "ObjectStore":
 
     S3 and GCS are read anonymously where no variable of the environment names credentials.
     """
-    scheme, host, path, *_ = urlsplit(url.removeprefix("precomputed://"))
-    client: ClientConfig = {"timeout": TIMEOUT, "allow_http": True}
+    address = public_url(url)
+    scheme, host, path, *_ = urlsplit(address.removeprefix("precomputed://"))
+    client: ClientConfig = {
+        "timeout": TIMEOUT,
+        "allow_http": True,
+        "default_headers": sign_in_headers(address),
+    }
     once: RetryConfig = {"max_retries": 0, "retry_timeout": TIMEOUT}
     if scheme in ("http", "https"):
         return HTTPStore(f"{scheme}://{host}{path}", client_options=client, retry_config=once)
@@ -155,4 +165,9 @@ def open_store(url: str) -> "ObjectStore":
         )
     if scheme in ("", "file"):
         return LocalStore(Path(unquote(path) if scheme else url).resolve())
-    raise ValueError(f"{url}: cannot read {scheme}://; use file, http, https, s3 or gs")
+    raise ValueError(f"{address}: cannot read {scheme}://; use file, http, https, s3 or gs")
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without the details that obstore puts below it."""
+    return str(error).strip().partition("\n")[0]

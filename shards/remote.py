@@ -22,6 +22,7 @@ import obstore.store
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from shards.schema import ShardInfo
+from shards.urls import public_url, sign_in_cure, sign_in_headers
 
 REQUESTS = 16
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class RemoteStorage:
     is_remote = True
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
-        self.url = url.rstrip("/")
+        self.url = public_url(url).rstrip("/")
         self._patience = patience or Patience()
         self._scheme = urlsplit(url).scheme
         self._closed = threading.Event()
@@ -56,13 +57,14 @@ class RemoteStorage:
             "read_timeout": timedelta(seconds=self._patience.read_timeout_s),
             "timeout": timedelta(seconds=300),
             "allow_http": True,
+            "default_headers": sign_in_headers(self.url),
         }
         try:
             self._store: Any = obstore.store.from_url(
                 self.url, client_options=cast(Any, options), retry_config={"max_retries": 0}
             )
         except (BaseError, ValueError) as error:
-            raise ValueError(f"{url}: cannot be used ({_first_line(error)})") from None
+            raise ValueError(f"{self.url}: cannot be used ({_first_line(error)})") from None
 
     def read(self, name: str) -> bytes:
         """Return a whole file."""
@@ -154,7 +156,7 @@ def with_retries(what: str, call: Callable[[], T], patience: Patience, stop: thr
             raise ValueError(f"{what}: no such object; check the URL, or copy it again") from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise ValueError(
-                f"{what}: access denied ({_first_line(error)}); check the credentials"
+                f"{what}: access denied ({_first_line(error)}); {sign_in_cure(what)}"
             ) from None
         except BaseError as error:
             pause = random.uniform(0, wait)

@@ -17,6 +17,7 @@ from shards.cache import CachedStorage, CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
 from shards.remote import Patience, RemoteStorage, stamp_of
 from shards.schema import ShardInfo
+from shards.urls import without_secrets
 
 MAX_OPEN_FILES = 256
 LOOK_AGAIN_S = 1.0  # how old what is known of an open file's last change may be
@@ -74,7 +75,7 @@ def open_storage(
         return LocalStorage(unquote(urlsplit(url).path) if scheme else url)
     if scheme not in REMOTE_SCHEMES:
         raise ValueError(
-            f"{url}: cannot use {scheme}://; give a path or a URL with file, "
+            f"{without_secrets(url)}: cannot use {scheme}://; give a path or a URL with file, "
             f"{', '.join(REMOTE_SCHEMES)}"
         )
     remote = RemoteStorage(url, patience)

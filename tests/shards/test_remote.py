@@ -263,7 +263,7 @@ def test_access_denied_is_named(packed: Packed, faulty: type[Faulty], cache: Cac
     faulty.answer = denied  # type: ignore[method-assign]
     with serving(packed("cube"), handler=faulty) as url:
         for chosen in (None, cache):
-            with pytest.raises(ValueError, match=r"train-\d+.tar: access denied .* check the"):
+            with pytest.raises(ValueError, match=r"train-\d+.tar: access denied .* put `machine"):
                 read_epoch(url, chosen)
 
 
