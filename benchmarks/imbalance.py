@@ -37,7 +37,7 @@ def make_shards(dataset: Path, out: Path, ratio: float) -> None:
     copy = out / "dataset"
     copy.mkdir(parents=True, exist_ok=True)
     for source in dataset.iterdir():
-        if source.name not in (SAMPLES, ".lock") and not (copy / source.name).exists():
+        if source.name != SAMPLES and not (copy / source.name).exists():
             (copy / source.name).symlink_to(source.resolve())
     samples = pd.read_parquet(dataset / SAMPLES)
     train = samples["split"] == "train"

@@ -14,12 +14,12 @@ from ingest.layout import (
     image_specs,
     read_plan,
     read_table,
-    sole_writer,
     write_table,
 )
 from ingest.pictures import draw_all
 from ingest.splits import check_no_class_empty, neurons_by_split
 from shards.files import write_json
+from shards.locks import sole_writer
 from shards.plan import class_counts
 from shards.schema import (
     SAMPLE_COLUMNS,

@@ -1,11 +1,9 @@
-"""A data set's folder while it is made: its files, and who may write to it."""
+"""A data set's folder while it is made: its files, and their reading and writing."""
 
-import fcntl
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -138,40 +136,3 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: damaged ({error}); delete it and run again") from None
     return frame
-
-
-@contextmanager
-def sole_writer(root: Path) -> Iterator[None]:
-    """Keep all other writers away from a data set while the context lasts.
-
-    The lock dies with the process that holds it, however that ends.
-    """
-    with _locked(root / ".lock", fcntl.LOCK_EX, f"{root} is in use by another ingest command"):
-        yield
-
-
-@contextmanager
-def task_writer(root: Path, index: int, count: int) -> Iterator[None]:
-    """Share a data set with the other tasks of an array, and with nobody else."""
-    with (
-        _locked(root / ".lock", fcntl.LOCK_SH, f"{root} is in use by another ingest command"),
-        _locked(
-            root / f".lock-{index}-of-{count}",
-            fcntl.LOCK_EX,
-            f"task {index} of {count} on {root} is running already",
-        ),
-    ):
-        yield
-
-
-@contextmanager
-def _locked(path: Path, kind: int, refusal: str) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{refusal}; wait for it to end, or end it, then start this again"
-            ) from None
-        yield file

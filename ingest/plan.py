@@ -21,7 +21,6 @@ from ingest.layout import (
     image_specs,
     plan_columns,
     read_plan,
-    sole_writer,
     write_table,
 )
 from ingest.masks import mask_scale
@@ -35,6 +34,7 @@ from ingest.tables import num_rows, synapse_batches
 from ingest.tree import folder_identity
 from ingest.volumes import load_scale, stored_sizes, volume_identity
 from shards.files import atomic_write, sha256_of_file, write_json
+from shards.locks import sole_writer
 from shards.schema import SCHEMA_VERSION, SPLITS
 from shards.store import create_store
 

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 from ingest.block import BlockResult, planned_samples, run_block
-from ingest.layout import Layout, Plan, read_plan, sole_writer, task_writer
+from ingest.layout import Layout, Plan, read_plan
 from ingest.masks import mask_scale
 from ingest.plan import table_identity
 from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
 from shards.files import sha256_of_file
+from shards.locks import shared_writer, sole_writer
 from shards.progress import progress
 
 REHASH_BYTES = 1 << 30  # bigger tables are compared by their size
@@ -39,6 +40,11 @@ class Task:
                 f"--task-index must be from 0 to --num-tasks - 1, got {self.index} of {self.count}"
             )
 
+    @property
+    def name(self) -> str:
+        """Return what tells this task from the others of the array."""
+        return f"{self.index}-of-{self.count}"
+
     def share(self, blocks: range) -> range:
         """Return this task's blocks: contiguous, and sizes differ by one at most."""
         size, extra = divmod(len(blocks), self.count)
@@ -56,7 +62,7 @@ def run_dataset(
     """
     layout = Layout(root)
     plan = read_plan(layout)
-    lock = sole_writer(root) if task is None else task_writer(root, task.index, task.count)
+    lock = sole_writer(root) if task is None else shared_writer(root, task.name)
     with plain_disk_errors(root), lock:
         blocks = range(plan.num_blocks) if task is None else task.share(range(plan.num_blocks))
         todo = [block for block in blocks if not layout.block(block).exists()]

@@ -1,7 +1,6 @@
 """The same bytes, whoever runs the blocks and however often they are killed."""
 
 import hashlib
-import os
 import random
 import shutil
 import signal
@@ -20,10 +19,11 @@ from ingest.__main__ import main
 from ingest.config import load_job
 from ingest.finish import finish_dataset
 from ingest.inspect import inspect_lines
-from ingest.layout import Layout, read_dataset, read_table, sole_writer, task_writer
+from ingest.layout import Layout, read_dataset, read_table
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
 from shards.command import run_command
+from shards.locks import shared_writer, sole_writer
 from shards.schema import SAMPLE_COLUMNS
 
 ALONE = Task(index=0, count=1)
@@ -182,32 +182,17 @@ def test_inspect_tells_of_a_plan_too(config: Path, tmp_path: Path) -> None:
 def test_two_runs_at_once_the_second_is_refused(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan_dataset(load_job(config), out)
-    with sole_writer(out), pytest.raises(ValueError, match="in use by another ingest command"):
+    with (
+        sole_writer(out),
+        pytest.raises(ValueError, match="out is being written by process"),
+    ):
         run_alone(out)
-    with task_writer(out, 0, 2):
-        with pytest.raises(ValueError, match=r"task 0 of 2 .* is running already"):
+    with shared_writer(out, "0-of-2"):
+        with pytest.raises(ValueError, match=r"part 0-of-2 of .*out is being written by process"):
             run_alone(out, Task(index=0, count=2))
-        with pytest.raises(ValueError, match="in use by another ingest command"):
+        with pytest.raises(ValueError, match="out is being written by process"):
             run_dataset(out, scheduler="threads", num_workers=1, task=None)
         assert run_alone(out, Task(index=1, count=2))["blocks_run"] == 2
-
-
-def test_a_killed_run_leaves_no_lock(config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    plan_dataset(load_job(config), out)
-    holder = (
-        "import sys, time; from pathlib import Path; from ingest.layout import sole_writer\n"
-        "with sole_writer(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match="in use"):
-            run_alone(out)
-        os.kill(process.pid, signal.SIGKILL)
-    assert run_alone(out)["blocks_run"] == 4
 
 
 def test_the_same_plan_again_does_nothing(config: Path, tmp_path: Path) -> None:

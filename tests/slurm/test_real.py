@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from shards.locks import is_lock
 from slurm.runfolder import read_tasks, slurm_folder
 
 pytestmark = [
@@ -131,7 +132,7 @@ def digests(dataset: Path) -> dict[str, str]:
     return {
         str(path.relative_to(dataset)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(dataset.rglob("*"))
-        if path.is_file() and not path.name.startswith(".lock")
+        if path.is_file() and not is_lock(path)
     }
 
 
