@@ -36,7 +36,7 @@ def augment_batch(
     """Return augmented images of size `crop` (of x's own size when empty).
 
     x: (b, c, [z], y, x) uint8; rows (b,) are the samples' numbers in their split; `em` are the
-    channels that hold EM. The result is float32 when gray values change, uint8 otherwise.
+    channels that hold EM, if any. The result is float32 when gray values change, uint8 otherwise.
     """
 
     def draw(purpose: str, count: int) -> npt.NDArray[np.float64]:
@@ -51,6 +51,8 @@ def augment_batch(
         x = _flipped(x, draw("flip", x.ndim - 2) < 0.5)
     if augment.turn:
         x = _turned(x, np.floor(draw("turn", 1)[:, 0] * 4).astype(np.int64))
+    if not em:
+        return x
     gray = x[:, list(em)]
     changed = damaged(regraded(gray, augment, draw), rows, augment, draw, seed=seed, epoch=epoch)
     if changed is gray:

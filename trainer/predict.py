@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from eval.predictions import PredictionsInfo, probability_columns, write_predictions
+from shards.channels import em_channels
 from shards.progress import progress
 from shards.schema import IDENTITY_COLUMNS
 from shards.shardset import ShardSet, open_shards
@@ -19,7 +20,6 @@ from trainer.config import System
 from trainer.distributed import make_accelerator
 from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabilities
 from trainer.preflight import is_native
-from trainer.step import em_channels
 from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
 from trainer.tta import Transform, averaged, symmetries
@@ -123,7 +123,12 @@ def _stress(name: str, models: list[Trained], shards: ShardSet) -> Alter:
             f"the runs look at crops of different sizes, {', '.join(map(str, sorted(crops)))}; "
             "predict under --stress with one at a time"
         )
-    em = em_channels(shards.manifest.image.channels)
+    channels = shards.manifest.image.channels
+    if not (em := em_channels(channels)):
+        raise ValueError(
+            f"{shards.url}: channels {', '.join(channels)} are masks, which --stress leaves alone; "
+            "correct the names of the channels in its manifest, or predict without --stress"
+        )
     return partial(stressed, name=name, crop=crops.pop(), seed=models[0].config.seed, em=em)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
+from shards.channels import em_channels
 from shards.files import atomic_write
 from shards.shardset import open_shards
 from trainer.augment import augment_batch
@@ -35,17 +36,16 @@ def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int,
         rows = np.random.default_rng(seed).permutation(len(index))[:num_images]
         x = torch.from_numpy(shards.read_images("train", rows))
         image = shards.manifest.image
-    em = tuple(i for i, name in enumerate(image.channels) if name == "em")
+    em = em_channels(image.channels)
+    shown = em[0] if em else 0
     aspect = image.voxel_size_nm[0] / image.voxel_size_nm[2]
     lines: list[tuple[str, list[Gray]]] = []
     plain = augment_batch(x, rows, PLAIN, crop=config.crop, seed=seed, epoch=0).float().numpy()
     for title, augment, epoch in _operations(config.augment):
-        done = augment_batch(
-            x, rows, augment, crop=config.crop, seed=seed, epoch=epoch, em=em or (0,)
-        )
+        done = augment_batch(x, rows, augment, crop=config.crop, seed=seed, epoch=epoch, em=em)
         done = done.float()
         pairs = zip(done.numpy(), done.numpy() if augment == config.augment else plain, strict=True)
-        lines.append((title, [_view(one[0], before[0], aspect) for one, before in pairs]))
+        lines.append((title, [_view(one[shown], before[shown], aspect) for one, before in pairs]))
     with atomic_write(out) as file:
         _drawn(lines).save(file, format="PNG")
     return len(lines)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from shards.channels import em_channels
 from shards.stream import Batch
 from trainer.augment import augment_batch
 from trainer.losses import one_hot_targets
@@ -72,8 +73,3 @@ def prepared(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
             epoch=batch.epoch,
         )
     return x, targets
-
-
-def em_channels(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the channels whose name begins with `em`; the others are masks."""
-    return tuple(i for i, name in enumerate(names) if name.startswith("em"))

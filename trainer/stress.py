@@ -37,7 +37,7 @@ def stressed(
     """Return images of size `crop` (x's own when empty) under one of `STRESSES`.
 
     x: (b, c, [z], y, x) uint8; rows (b,) are the samples' numbers in their split; `em` are the
-    channels that hold EM.
+    channels that hold EM, at least one.
     """
     x = center_crop(x, crop)
     x_bczyx = x if x.ndim == 5 else x.unsqueeze(2)

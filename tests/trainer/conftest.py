@@ -32,6 +32,7 @@ def write_shards(
     seed: int = 0,
     counts: dict[str, int] = COUNTS,
     shape: tuple[int, ...] | None = None,
+    channels: tuple[str, ...] = (),
     rare: int = 0,
 ) -> str:
     """Write a sample store and its shards below `folder`; return the shards' URL.
@@ -51,7 +52,10 @@ def write_shards(
     if shuffled_labels:
         labels = rng.permutation(labels)
     spec = ImageSpec(
-        shape=shape, dtype="uint8", channels=("em",) * shape[0], voxel_size_nm=(40.0, 8.0, 8.0)
+        shape=shape,
+        dtype="uint8",
+        channels=channels or ("em",) * shape[0],
+        voxel_size_nm=(40.0, 8.0, 8.0),
     )
     store = folder / "dataset"
     create_store(store, {view: spec}, total, total)
