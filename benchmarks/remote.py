@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.cache import CacheSpec
+from shards.cache_folder import CacheSpec
 from shards.order import OrderSpec
 from shards.shardset import open_shards
 from shards.stream import Stream

@@ -1,15 +1,18 @@
 """A bounded cache of remote shards on the local disk, shared by all processes of a node.
 
-One file a shard, named by the shard's SHA-256: its bytes, then a byte for each part of `PART` bytes
-that is 1 once the part is there. A reader that misses parts fetches them; while it does, it holds a
-lock on the parts' bytes of this map, which the kernel drops if the process dies. So ranks and jobs
-share every part, and nothing has to be cleaned up after a crash. The lock saves requests, no more:
-two that fetch the same part write the same bytes, so one that is stopped holds nobody up for long.
+One file a shard: its bytes, then a byte for each part of `PART` bytes that is 1 once the part is
+there. Its name is a hash of the set's URL, its manifest's hash and the shard's name, so that no set
+gets bytes that another one brought, whatever hashes a manifest claims. A reader that misses parts
+fetches them; while it does, it holds a lock on the parts' bytes of this map, which the kernel drops
+if the process dies. So ranks and jobs share every part, and nothing has to be cleaned up after a
+crash. The lock saves requests, no more: two that fetch the same part write the same bytes, so one
+that is stopped holds nobody up for long.
 What a power cut may spoil is caught by the samples' checksums: see `forget`.
 """
 
 import errno
 import fcntl
+import hashlib
 import itertools
 import math
 import os
@@ -17,13 +20,22 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.cache_folder import (
+    POLL_S,
+    STALLED_S,
+    SUFFIX,
+    CacheSpec,
+    locked_folder,
+    make_folder,
+    make_room,
+    open_own,
+)
 from shards.readahead import ReadAhead
 from shards.remote import RemoteStorage
 from shards.schema import ShardInfo
@@ -32,37 +44,8 @@ PART = 1 << 20
 JOINED_PARTS = 8  # fetched in one request when a shard is read ahead
 MAX_OPEN = 256
 REFUSED_S = 1.0  # how long a shard without room is read past the cache before it is tried again
-POLL_S = 0.005
-STALLED_S = 30.0  # how long another process's lock is heeded
 TOUCH_S = 1.0
-SUFFIX, LOCK = ".cache", "lock"
 STAMPS = itertools.count(1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CacheSpec:
-    """Where remote shards are kept, how many bytes at most, and how long a used one is safe.
-
-    A shard read within the last `grace_s` seconds by any process is not removed to make room.
-    """
-
-    folder: Path
-    limit_bytes: int
-    grace_s: float = 20.0
-
-
-def cache_from_environment(environment: Mapping[str, str]) -> CacheSpec | None:
-    """Return the cache that `SYNSHARDS_CACHE_DIR` and `SYNSHARDS_CACHE_GB` (default 100) name."""
-    if not (folder := environment.get("SYNSHARDS_CACHE_DIR")):
-        return None
-    text = environment.get("SYNSHARDS_CACHE_GB", "100")
-    try:
-        limit = int(float(text) * 1e9)
-    except ValueError:
-        raise ValueError(
-            f"SYNSHARDS_CACHE_GB must be a number of gigabytes, got {text!r}"
-        ) from None
-    return CacheSpec(folder=Path(folder), limit_bytes=limit)
 
 
 class CachedStorage:
@@ -74,12 +57,14 @@ class CachedStorage:
         self.url = remote.url
         self._remote, self._spec = remote, spec
         self._known: dict[str, ShardInfo] = {}
+        self._manifest_sha256 = ""
         self._open: OrderedDict[str, _CachedFile] = OrderedDict()
         self._refused: dict[str, float] = {}
         self._lock = threading.Lock()
         try:
-            spec.folder.mkdir(parents=True, exist_ok=True)
-            (spec.folder / LOCK).touch()
+            make_folder(spec)
+            with locked_folder(spec):
+                pass
         except OSError as error:
             raise ValueError(
                 f"{spec.folder}: cannot cache shards there ({error.strerror}); "
@@ -87,8 +72,9 @@ class CachedStorage:
             ) from None
         self._ahead = ReadAhead(self._fetch_ahead)
 
-    def know(self, shards: Sequence[ShardInfo]) -> None:
-        """Take these shards' hashes and sizes, by which they are cached."""
+    def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
+        """Take shards of the set that is read; from now on they are cached."""
+        self._manifest_sha256 = manifest_sha256
         self._known.update({shard.name: shard for shard in shards})
 
     def read(self, name: str) -> bytes:
@@ -129,7 +115,7 @@ class CachedStorage:
             return False
         with self._lock:  # until the file is gone, or another thread may open it again
             self._open.pop(name, None)
-            with _locked(self._spec.folder / LOCK):
+            with locked_folder(self._spec):
                 self._path(info).unlink(missing_ok=True)
         return True
 
@@ -174,11 +160,11 @@ class CachedStorage:
         if time.monotonic() < self._refused.get(info.name, 0.0):
             return None
         path, fetch = self._path(info), partial(self._remote.read_into, info.name)
-        with _locked(self._spec.folder / LOCK):
-            is_new = not path.exists()
-            if not is_new or _make_room(self._spec, _file_bytes(info.bytes)):
+        with locked_folder(self._spec):
+            is_new = not os.path.lexists(path)
+            if not is_new or make_room(self._spec, _file_bytes(info.bytes)):
                 try:
-                    return _CachedFile(path, info.bytes, fetch)
+                    return _CachedFile(path, info.bytes, fetch, self._spec)
                 except OSError:
                     if is_new:
                         path.unlink(missing_ok=True)
@@ -205,7 +191,8 @@ class CachedStorage:
             del self._open[name]
 
     def _path(self, info: ShardInfo) -> Path:
-        return self._spec.folder / f"{info.sha256}{SUFFIX}"
+        what = "\n".join([self.url, self._manifest_sha256, info.name, str(info.bytes)])
+        return self._spec.folder / f"{hashlib.sha256(what.encode()).hexdigest()}{SUFFIX}"
 
 
 class _CachedFile:
@@ -214,14 +201,20 @@ class _CachedFile:
     `stamp` is this object's own: what is read through another one may be other bytes.
     """
 
-    def __init__(self, path: Path, size: int, fetch: Callable[[int, memoryview], object]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        fetch: Callable[[int, memoryview], object],
+        spec: CacheSpec,
+    ) -> None:
         self.path, self._size, self._fetch = path, size, fetch
         self.stamp = next(STAMPS)
         self._here = bytearray(math.ceil(size / PART))  # what is known of the map
         self._claims = threading.Condition()
         self._claimed: set[int] = set()
         self._touched = 0.0
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = open_own(path, spec)
         os.posix_fallocate(self._descriptor, 0, _file_bytes(size))
 
     def __del__(self) -> None:
@@ -345,37 +338,7 @@ def _file_bytes(size: int) -> int:
     return size + math.ceil(size / PART)
 
 
-def _make_room(spec: CacheSpec, needed: int) -> bool:
-    """Remove the shards used longest ago until `needed` bytes fit; tell whether they do."""
-    files = [(path, path.stat()) for path in spec.folder.glob(f"*{SUFFIX}")]
-    total = sum(status.st_size for _, status in files)
-    for path, status in sorted(files, key=lambda file: file[1].st_mtime):
-        if total + needed <= spec.limit_bytes:
-            break
-        if status.st_mtime > time.time() - spec.grace_s:
-            return False
-        path.unlink(missing_ok=True)
-        total -= status.st_size
-    return total + needed <= spec.limit_bytes
-
-
 def _write(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that all processes of the node share; the kernel drops it if this one dies."""
-    stalled_at = time.monotonic() + STALLED_S
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > stalled_at:
-                    raise OSError(errno.ETIMEDOUT, "another process keeps it locked") from None
-                time.sleep(POLL_S)
-        yield

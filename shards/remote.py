@@ -120,7 +120,7 @@ class RemoteStorage:
     def discard_unfinished(self) -> None:
         """Nothing to do: an object appears whole or not at all."""
 
-    def know(self, shards: Sequence[ShardInfo]) -> None:
+    def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
         """Nothing to do: nothing is kept."""
 
     def expect(self, names: Sequence[str]) -> None:

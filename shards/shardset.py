@@ -9,7 +9,7 @@ from threading import Lock
 import crc32c
 import numpy as np
 
-from shards.cache import CacheSpec, cache_from_environment
+from shards.cache_folder import CacheSpec, cache_from_environment
 from shards.decode import decoded
 from shards.index import Index, load_index
 from shards.remote import Patience
@@ -144,7 +144,7 @@ class ShardSet:
             raise ValueError(
                 f"{self.url} has no split {split!r}, only {', '.join(self.manifest.splits)}"
             )
-        self.storage.know(info.shards)
+        self.storage.know(info.shards, self.manifest_sha256)
         names = [shard.name for shard in info.shards]
         for shard, size in zip(info.shards, self.storage.sizes(names), strict=True):
             if size != shard.bytes:

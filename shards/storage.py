@@ -13,7 +13,8 @@ from threading import Lock
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from shards.cache import CachedStorage, CacheSpec
+from shards.cache import CachedStorage
+from shards.cache_folder import CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
 from shards.remote import Patience, RemoteStorage, stamp_of
 from shards.schema import ShardInfo
@@ -32,8 +33,8 @@ class Storage(Protocol):
     url: str
     is_remote: bool
 
-    def know(self, shards: Sequence[ShardInfo]) -> None:
-        """Take the hashes and sizes of shards that may be read."""
+    def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
+        """Take the sizes of shards that may be read, and the hash of their set's manifest."""
 
     def expect(self, names: Sequence[str]) -> None:
         """Take the names of the shards that will be read next, in order."""
@@ -142,7 +143,7 @@ class LocalStorage:
         self._lock = Lock()
         self._open: dict[str, _OpenFile] = {}
 
-    def know(self, shards: Sequence[ShardInfo]) -> None:
+    def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
         """Nothing to do: the files are here."""
 
     def expect(self, names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.cache import CacheSpec, cache_from_environment
+from shards.cache_folder import CacheSpec
 from shards.order import OrderSpec
 from shards.remote import Patience
 from shards.schema import View
@@ -199,6 +199,7 @@ def test_jobs_share_a_cache_and_one_of_them_ends(
     end: signal.Signals,
 ) -> None:
     monkeypatch.setattr("shards.cache.STALLED_S", 0.2)
+    monkeypatch.setattr("shards.cache_folder.STALLED_S", 0.2)
     faulty.faults = ("slow",)
     expected = read_epoch(str(packed("patch")))
     context = multiprocessing.get_context("spawn")
@@ -274,14 +275,6 @@ def test_a_folder_that_may_not_be_used_is_named(packed: Packed, tmp_path: Path) 
         pytest.raises(ValueError, match="cannot cache shards there"),
     ):
         open_shards(url, CacheSpec(folder=tmp_path / "file" / "cache", limit_bytes=1))
-
-
-def test_the_environment_names_the_cache(tmp_path: Path) -> None:
-    assert cache_from_environment({}) is None
-    named = {"SYNSHARDS_CACHE_DIR": str(tmp_path), "SYNSHARDS_CACHE_GB": "0.5"}
-    assert cache_from_environment(named) == CacheSpec(folder=tmp_path, limit_bytes=500_000_000)
-    with pytest.raises(ValueError, match="must be a number"):
-        cache_from_environment(named | {"SYNSHARDS_CACHE_GB": "much"})
 
 
 def test_closing_in_the_middle_leaves_no_thread(packed: Packed, cache: CacheSpec) -> None:

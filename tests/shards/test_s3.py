@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from shards.cache import CacheSpec
+from shards.cache_folder import CacheSpec
 from shards.copy import copy
 from shards.pack import pack
 from shards.plan import PackOptions
