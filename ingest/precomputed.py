@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from obstore.exceptions import BaseError
 
 from ingest.chunks import Image
 from ingest.cut import read_each
@@ -16,11 +15,7 @@ from ingest.scale import Layer, MissingDataError, scale_from_info
 
 def fetch_info(path: str) -> Any:
     """Return the `info` of the volume at `path`."""
-    try:
-        found = Fetcher(path).file("info")
-    except BaseError as error:
-        cause = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: no volume there: {cause}; correct volume.path") from None
+    found = Fetcher(path).file("info")
     if found is None:
         raise ValueError(f"{path}: no volume there (no `info`); correct volume.path in the config")
     try:

@@ -1,16 +1,15 @@
 """Tables on a web server or in an object store, read from start to end or by parts."""
 
 import io
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import obstore
 import pyarrow as pa
-from obstore.exceptions import BaseError
 
-from ingest.fetch import FINAL_ERRORS, Fetcher, Retry, open_store
+from ingest.fetch import Fetcher, open_store
+from shards.patience import Link
+from shards.remote import head
 
 BLOCK_BYTES = 8 << 20
 
@@ -38,20 +37,12 @@ def check_table(path: str) -> None:
 def remote_identity(url: str) -> dict[str, Any]:
     """Return what tells a remote table from another without reading it."""
     folder, _, name = url.rpartition("/")
-    retry, failure = Retry(), ""
     store = open_store(folder)
-    for attempt in range(retry.attempts):
-        try:
-            found = obstore.head(store, name)
-            return {"kind": "table", "path": url, "bytes": found["size"], "etag": found["e_tag"]}
-        except FileNotFoundError:
-            raise ValueError(f"{url}: no such table; correct its path in the config") from None
-        except FINAL_ERRORS as error:
-            raise ValueError(f"{url}: access refused: {error}") from None
-        except (BaseError, OSError) as error:
-            failure = str(error).partition("\n")[0]
-            time.sleep(min(retry.max_wait_s, retry.wait_s * 2**attempt))
-    raise ValueError(f"{url}: cannot be reached, last: {failure}; check the address, try again")
+    try:
+        found = Link(folder).ask(name, lambda: head(store, name))
+    except FileNotFoundError:
+        raise ValueError(f"{url}: no such table; correct its path in the config") from None
+    return {"kind": "table", "path": url, "bytes": found["size"], "etag": found["e_tag"]}
 
 
 class RemoteFile(io.RawIOBase):

@@ -54,7 +54,7 @@ class CachedStorage:
     is_remote = True
 
     def __init__(self, remote: RemoteStorage, spec: CacheSpec) -> None:
-        self.url = remote.url
+        self.url, self.can_list = remote.url, remote.can_list
         self._remote, self._spec = remote, spec
         self._known: dict[str, ShardInfo] = {}
         self._manifest_sha256 = ""

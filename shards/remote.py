@@ -4,42 +4,27 @@ Credentials and endpoints come from the places that the clouds' own tools use (f
 `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, roles, …; `AWS_SKIP_SIGNATURE=true` for public buckets).
 """
 
-import random
-import re
 import tempfile
-import threading
-import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import obstore
 import obstore.store
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError
 
+from shards.causes import cause_of, status_of
+from shards.patience import Link, Patience
 from shards.schema import ShardInfo
-from shards.urls import public_url, sign_in_cure, sign_in_headers
+from shards.urls import WEB_SCHEMES, public_url
 
 REQUESTS = 16
+MAX_WHOLE_BYTES = 1 << 30  # of a manifest or an index
+NO_HEAD = ("405", "501")  # what servers say that answer GET alone
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long a request is tried: waits grow from `first_s` to `longest_s`, in all `total_s`."""
-
-    total_s: float = 120.0
-    first_s: float = 0.1
-    longest_s: float = 5.0
-    read_timeout_s: float = 10.0  # without a byte
-
-    def __post_init__(self) -> None:
-        if min(self.total_s, self.first_s, self.longest_s, self.read_timeout_s) <= 0:
-            raise ValueError(f"times to wait must be positive, got {self}")
 
 
 class RemoteStorage:
@@ -49,30 +34,31 @@ class RemoteStorage:
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url = public_url(url).rstrip("/")
-        self._patience = patience or Patience()
-        self._scheme = urlsplit(url).scheme
-        self._closed = threading.Event()
-        options: dict[str, Any] = {
-            "connect_timeout": timedelta(seconds=5),
-            "read_timeout": timedelta(seconds=self._patience.read_timeout_s),
-            "timeout": timedelta(seconds=300),
-            "allow_http": True,
-            "default_headers": sign_in_headers(self.url),
-        }
+        self._link = Link(self.url, patience)
+        self.can_list = urlsplit(self.url).scheme not in WEB_SCHEMES
         try:
             self._store: Any = obstore.store.from_url(
-                self.url, client_options=cast(Any, options), retry_config={"max_retries": 0}
+                self.url,
+                client_options=self._link.client_options(),
+                retry_config=cast(Any, {"max_retries": 0}),
             )
         except (BaseError, ValueError) as error:
-            raise ValueError(f"{self.url}: cannot be used ({_first_line(error)})") from None
+            raise ValueError(f"{self.url}: cannot be used ({cause_of(error)})") from None
 
     def read(self, name: str) -> bytes:
         """Return a whole file."""
-        return self._try(name, lambda: obstore.get(self._store, name).bytes().to_bytes())
+
+        def get() -> tuple[bytes, str]:
+            answer = obstore.get(self._store, name)
+            if answer.meta["size"] > MAX_WHOLE_BYTES:
+                raise ValueError(_too_large(f"{self.url}/{name}"))
+            return answer.bytes().to_bytes(), str(answer.attributes.get("Content-Encoding", ""))
+
+        return decompressed(*self._try(name, get), where=f"{self.url}/{name}")
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Return the files' sizes in bytes."""
-        if self._scheme not in ("http", "https"):
+        if self.can_list:
             listed = self._try("", self._list)
             if missing := next((name for name in names if name not in listed), None):
                 raise ValueError(f"{self.url}/{missing}: no such object; copy it there again")
@@ -98,16 +84,14 @@ class RemoteStorage:
         return self._try(name, get)
 
     def names(self) -> list[str]:
-        """Return the names of all files, sorted; none from a web server, which cannot tell."""
-        return [] if self._scheme in ("http", "https") else sorted(self._try("", self._list))
+        """Return the names of all files, sorted; a web server cannot tell."""
+        self._refuse_web()
+        return sorted(self._try("", self._list))
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
         """Write to a local temporary file and upload it when the context ends without error."""
-        if self._scheme in ("http", "https"):
-            raise ValueError(
-                f"{self.url}: cannot write to a web server; give an s3:// or gs:// URL"
-            )
+        self._refuse_web()
         with tempfile.TemporaryFile() as file:
             yield cast(BinaryIO, file)
 
@@ -132,54 +116,69 @@ class RemoteStorage:
 
     def close(self) -> None:
         """Give up requests that would be tried again."""
-        self._closed.set()
+        self._link.close()
+
+    def _refuse_web(self) -> None:
+        if not self.can_list:
+            raise ValueError(
+                f"{self.url}: a web server neither lists its files nor takes new ones; work in "
+                "the folder itself, or give an s3:// or gs:// URL"
+            )
 
     def _list(self) -> dict[str, int]:
         found = obstore.list_with_delimiter(self._store)["objects"]
         return {str(item["path"]).rsplit("/", 1)[-1]: int(item["size"]) for item in found}
 
     def _size(self, name: str) -> int:
-        return self._try(name, lambda: int(obstore.head(self._store, name)["size"]))
+        return self._try(name, lambda: int(head(self._store, name)["size"]))
 
     def _try(self, name: str, call: Callable[[], T]) -> T:
-        return with_retries(f"{self.url}/{name}", call, self._patience, self._closed)
-
-
-def with_retries(what: str, call: Callable[[], T], patience: Patience, stop: threading.Event) -> T:
-    """Return `call()`, tried again after errors that may pass, with growing random waits."""
-    deadline = time.monotonic() + patience.total_s
-    wait = patience.first_s
-    while True:
         try:
-            return call()
+            return self._link.ask(name, call)
         except FileNotFoundError:
-            raise ValueError(f"{what}: no such object; check the URL, or copy it again") from None
-        except (PermissionDeniedError, UnauthenticatedError) as error:
             raise ValueError(
-                f"{what}: access denied ({_first_line(error)}); {sign_in_cure(what)}"
+                f"{self.url}/{name}: no such object; check the URL, or copy it again"
             ) from None
-        except BaseError as error:
-            pause = random.uniform(0, wait)
-            if _is_final(error) or time.monotonic() + pause > deadline:
-                raise ValueError(
-                    f"{what}: no answer within {patience.total_s:g} s ({_first_line(error)}); "
-                    "check that the endpoint is up and the URL right, then resume"
-                ) from None
-            if stop.wait(pause):
-                raise ValueError(f"{what}: closed while waiting for an answer") from None
-            wait = min(2 * wait, patience.longest_s)
+
+
+def head(store: Any, name: str) -> Any:
+    """Return what obstore's `head` does, also of a server that answers GET alone."""
+    try:
+        return obstore.head(store, name)
+    except (FileNotFoundError, BaseError) as error:
+        if status_of(error) not in NO_HEAD:
+            raise
+    first_byte: Any = {"range": (0, 1)}
+    return obstore.get(store, name, options=first_byte).meta
+
+
+def decompressed(data: bytes, encoding: str, *, where: str) -> bytes:
+    """Return a file's bytes without the `Content-Encoding` that a server put on it."""
+    if encoding in ("", "identity"):
+        return data
+    if encoding != "gzip":
+        raise ValueError(
+            f"{where}: came with Content-Encoding {encoding}, which is not read; let the server "
+            "send the files as they are"
+        )
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        plain = inflater.decompress(data, MAX_WHOLE_BYTES)
+    except zlib.error:
+        plain = b""
+    if inflater.unconsumed_tail:
+        raise ValueError(_too_large(where))
+    if not inflater.eof:
+        raise ValueError(
+            f"{where}: came as damaged gzip; let the server send the files as they are"
+        )
+    return plain
+
+
+def _too_large(where: str) -> str:
+    return f"{where}: more than the {MAX_WHOLE_BYTES} bytes that a manifest or index may have"
 
 
 def stamp_of(*identity: object) -> int:
     """Return a number above 0, of 32 bits, that differs between what tells two files apart."""
     return hash(identity) % (2**32 - 1) + 1
-
-
-def _is_final(error: BaseError) -> bool:
-    """Tell whether trying again is pointless: a 4xx answer other than timeout and overload."""
-    status = re.search(r"status code: (4\d\d)", str(error))
-    return status is not None and status[1] not in ("408", "425", "429")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -12,7 +12,7 @@ import numpy as np
 from shards.cache_folder import CacheSpec, cache_from_environment
 from shards.decode import decoded
 from shards.index import Index, load_index
-from shards.remote import Patience
+from shards.patience import Patience
 from shards.schema import Manifest, manifest_from_json
 from shards.sections import Sections
 from shards.storage import Storage, open_storage

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from shards.cache import CachedStorage
 from shards.cache_folder import CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
-from shards.remote import Patience, RemoteStorage, stamp_of
+from shards.patience import Patience
+from shards.remote import RemoteStorage, stamp_of
 from shards.schema import ShardInfo
 from shards.urls import without_secrets
 
@@ -32,6 +33,7 @@ class Storage(Protocol):
 
     url: str
     is_remote: bool
+    can_list: bool  # whether `names` works
 
     def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
         """Take the sizes of shards that may be read, and the hash of their set's manifest."""
@@ -137,6 +139,7 @@ class LocalStorage:
     """A folder. Keeps up to `MAX_OPEN_FILES` files open, since opening is slow on network disks."""
 
     is_remote = False
+    can_list = True
 
     def __init__(self, folder: str) -> None:
         self.url = folder

@@ -156,7 +156,7 @@ def _unlisted(storage: Storage, manifest: Manifest) -> Iterator[str]:
     listed = {MANIFEST}
     for info in manifest.splits.values():
         listed.update(name for shard in info.shards for name in (shard.name, shard.index_name))
-    for name in storage.names():
+    for name in storage.names() if storage.can_list else ():
         if name.endswith((".tar", ".index.parquet")) and name not in listed:
             yield f"{name}: not in the manifest"
 

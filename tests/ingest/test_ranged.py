@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
-from ingest.fetch import Fetcher, Retry
+from ingest.fetch import Fetcher
 from ingest.geometry import Box
 from ingest.image_config import VolumeConfig
 from ingest.precomputed import CloudVolumeReader
@@ -25,13 +24,14 @@ from ingest.ranged import RangedVolume
 from ingest.ranges import MAX_RANGE_CHUNKS, Joined, best_joined, joined, range_numbers
 from ingest.scale import MissingDataError
 from ingest.volumes import open_volume, stored_sizes
+from shards.patience import Patience
 from tests.servers.em import EmServer
 
 BoxVoxels = Callable[[Any, Any], np.ndarray]
 
 CUBE = (32, 128, 128)
 FIRST = (14816, 13824, 13824)  # the EM server's first voxel of mip 0, z, y, x
-QUICK = Retry(attempts=12, wait_s=0.005, max_wait_s=0.02)
+QUICK = Patience(total_s=5.0, first_s=0.005, longest_s=0.02)
 FAULTS = ("429", "503", "reset", "truncate", "flip")
 
 
@@ -48,10 +48,12 @@ def em(server: EmServer) -> EmServer:
     return server
 
 
-def open_em(server: EmServer, mip: int = 0, **options: Any) -> RangedVolume:
+def open_em(
+    server: EmServer, mip: int = 0, patience: Patience = QUICK, **options: Any
+) -> RangedVolume:
     found = Fetcher(server.url).file("info")
     assert found is not None
-    fetcher = Fetcher(server.url, retry=QUICK, seed=1)
+    fetcher = Fetcher(server.url, patience=patience)
     return RangedVolume(server.url, json.loads(bytes(found[0])), mip, fetcher=fetcher, **options)
 
 
@@ -255,9 +257,9 @@ def test_leaving_early_leaves_nothing_behind(em: EmServer):
 
 
 def test_a_store_that_always_fails_is_named(em: EmServer):
-    volume = open_em(em)
+    volume = open_em(em, patience=Patience(total_s=0.5, first_s=0.01))
     em.configure(faults={"503": 1.0})
-    with pytest.raises(ValueError, match=rf"{re.escape(em.url)}/8_8_40/.*failed 12 times.*503"):
+    with pytest.raises(ValueError, match=rf"{em.url}/8_8_40/.*no answer within 0.5 s .*503"):
         list(volume.read_many(boxes_near(0, 3)))
     volume.close()
 

@@ -47,7 +47,7 @@ def server(
     request: pytest.FixtureRequest, tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FileServer]:
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(fetch.Retry, "wait", lambda *_: 0.0)
+    monkeypatch.setattr("shards.patience.random.uniform", lambda *_: 0.0)
     with FileServer(folder=tables, fault_rate=request.param) as running:
         yield running
         assert (running.num_faults > 0) == (request.param > 0)

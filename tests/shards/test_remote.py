@@ -18,7 +18,7 @@ import pytest
 
 from shards.cache_folder import CacheSpec
 from shards.order import OrderSpec
-from shards.remote import Patience
+from shards.patience import Patience
 from shards.schema import View
 from shards.serve import RangeHandler, serving
 from shards.shardset import open_shards
