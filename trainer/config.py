@@ -7,10 +7,11 @@ and what is kept. A field of `Config` decides whether a checkpoint may be resume
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from shards.documents import document
 from shards.schema import View
 
 Precision = Literal["no", "bf16", "fp16"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+Layout = Literal["contiguous", "channels_last"]
 NOT_NEGATIVE = (
     "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience"
 )  # fmt: skip
@@ -21,6 +22,7 @@ SECTIONS = (
 )  # fmt: skip
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
     """What happens to training images, each time to each sample anew.
@@ -76,6 +78,7 @@ class Augment:
                 raise ValueError(f"augment.{item.name} is out of range, got {value}")
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Everything that decides what a run learns."""
@@ -89,6 +92,8 @@ class Config:
     """Central crop in voxels, (y, x) or (z, y, x); empty for the whole image."""
     weights: str = "none"
     """`none`, `default` (torchvision's pretrained weights), or a file or URL of weights."""
+    weights_partial: bool = False
+    """Go on with weights of which less than half of the model's parameters fits."""
     stem: Literal["sum", "repeat"] = "sum"
     """Gray images into a model of colours: `sum` its first filters, or `repeat` the image."""
     width: int = 16
@@ -167,11 +172,12 @@ class Config:
             )
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
     """How a run is run: may change between a checkpoint and its resumption."""
 
-    memory_format: MemoryFormat = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """`auto` times the model both ways at start and keeps the faster."""
     threads: int = 0
     """CPU threads of a rank; 0 for the machine's cores divided by its ranks."""
@@ -199,20 +205,6 @@ def config_to_json(config: Config) -> dict[str, Any]:
     return {**asdict(config), "crop": list(config.crop)}
 
 
-def config_from_json(value: dict[str, Any], *, where: str) -> Config:
-    """Return the config that `value` holds; fields unknown here are an error."""
-    unknown = _unknown(value, Config) + _unknown(value.get("augment", {}), Augment)
-    if unknown:
-        raise ValueError(
-            f"{where}: unknown config fields {', '.join(unknown)}; "
-            "use the synshards version that wrote it"
-        )
-    if not {"model", "view"} <= value.keys():
-        raise ValueError(f"{where}: the config lacks model and view; use another checkpoint")
-    augment = Augment(**value.get("augment", {}))
-    return Config(**{**value, "crop": tuple(value.get("crop", ())), "augment": augment})
-
-
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Return `name old -> new` for each field in which two JSON configs differ."""
     found = []
@@ -223,7 +215,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif a != b:
             found.append(f"{prefix}{name} {a!r} -> {b!r}")
     return found
-
-
-def _unknown(value: dict[str, Any], record: type) -> list[str]:
-    return sorted(value.keys() - {item.name for item in fields(record)})

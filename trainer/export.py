@@ -5,17 +5,20 @@ model.pt2                       torch.export's program: uint8 images to probabil
 README.md                       the model card
 """
 
-import shutil
+import io
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shards.files import atomic_write, read_json, write_json
+from shards.documents import parse_json
+from shards.files import atomic_write
+from shards.locks import sole_writer
 from trainer import state as checkpoints
 from trainer.trained import Trained, load_trained, model_folder
+from trainer.writing import naming
 
 TOLERANCE = 1e-5
 CHECKED = 3  # images on which the exported program is compared
@@ -36,29 +39,38 @@ class Probabilities(nn.Module):
 def export_run(run: str, out: Path, *, checkpoint: str = "best", raw: bool = False) -> float:
     """Write the folder `out`; return the largest difference between program and model.
 
-    A difference over 1e-5 is an error, and leaves no program.
+    A difference over 1e-5 is an error, and so is a folder that is a run; neither leaves anything.
     """
-    folder = model_folder(run, checkpoint)
-    trained = load_trained(folder, raw=raw)
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in trained.model.state_dict().items()}
-    save_file(tensors, out / "model.safetensors")
-    saved = checkpoints.load_state(folder)
-    kept = ("schema_version", "config", "manifest_sha256", "inputs", "progress", "memory_format")
-    write_json(out / "state.json", {name: saved[name] for name in kept})
-    difference = _export_program(trained, out / "model.pt2")
+    trained = load_trained(model_folder(run, checkpoint), raw=raw)
+    if any((out / name).exists() for name in ("run.json", "checkpoints")):
+        raise ValueError(f"{out} is a run; export into a folder of its own")
     metrics = Path(run) / "metrics.json"
-    if metrics.is_file():
-        shutil.copyfile(metrics, out / "metrics.json")
-    with atomic_write(out / "README.md") as file:
-        file.write(model_card(trained, saved, _scores(metrics)).encode())
+    scores = metrics.read_bytes() if metrics.is_file() else None
+    program, difference = _program(trained)
+    card = model_card(trained, _numbers(scores, where=str(metrics)))
+    files = {"model.pt2": program, "README.md": card.encode()}
+    if scores is not None:
+        files["metrics.json"] = scores
+    state = replace(
+        trained.state,
+        files={name: sha256(data).hexdigest() for name, data in files.items()},
+        world_size=1,
+        average_steps=0,
+        scaler=None,
+    )
+    with sole_writer(out), naming(str(out), cure="make room or check the rights there"):
+        for name, data in files.items():
+            with atomic_write(out / name) as file:
+                file.write(data)
+        checkpoints.write_model(out, {"model": trained.model.state_dict()}, state)
     return difference
 
 
-def model_card(trained: Trained, saved: dict[str, Any], scores: dict[str, Any]) -> str:
+def model_card(trained: Trained, scores: dict[str, float]) -> str:
     """Return the model card as Markdown."""
     image, config = trained.inputs.image, trained.config
     parameters = sum(p.numel() for p in trained.model.parameters())
+    best = trained.state.progress.best
     mean, std = (
         ", ".join(f"{v:.3f}" for v in t) for t in (trained.inputs.mean, trained.inputs.std)
     )
@@ -72,8 +84,8 @@ def model_card(trained: Trained, saved: dict[str, Any], scores: dict[str, Any]) 
         f"- Preprocessing (in the model): central crop {config.crop or 'none'}",
         f"- Then (gray - {mean}) / {std}",
         f"- Output: probabilities of {', '.join(trained.inputs.class_names)}, in this order",
-        f"- Data: shard set with manifest SHA-256 {saved['manifest_sha256']}",
-        f"- Best validation {config.monitor}: {saved['progress']['best']:.4f}",
+        f"- Data: shard set with manifest SHA-256 {trained.state.manifest_sha256}",
+        f"- Best validation {config.monitor}: {'none yet' if best is None else f'{best:.4f}'}",
         *(f"- {name}: {value}" for name, value in scores.items()),
         "",
         "Predict: `python -m trainer predict THIS_FOLDER --data URL --split test`",
@@ -81,7 +93,7 @@ def model_card(trained: Trained, saved: dict[str, Any], scores: dict[str, Any]) 
     return "\n".join(lines) + "\n"
 
 
-def _export_program(trained: Trained, path: Path) -> float:
+def _program(trained: Trained) -> tuple[bytes, float]:
     model = Probabilities(trained.model).eval()
     rng = torch.Generator().manual_seed(0)
     shape = (CHECKED, *trained.inputs.image.shape)
@@ -94,13 +106,14 @@ def _export_program(trained: Trained, path: Path) -> float:
         )
     if difference > TOLERANCE:
         raise RuntimeError(f"the exported program differs by {difference:.2g} from the model")
-    with atomic_write(path) as file:
-        torch.export.save(program, file)
-    return difference
+    held = io.BytesIO()
+    torch.export.save(program, held)
+    return held.getvalue(), difference
 
 
-def _scores(metrics: Path) -> dict[str, Any]:
-    if not metrics.is_file():
+def _numbers(metrics: bytes | None, *, where: str) -> dict[str, float]:
+    """Return the outermost numbers of a metrics.json."""
+    if metrics is None:
         return {}
-    found = read_json(metrics, what="metrics file", cure="run `python -m eval` again")
+    found = parse_json(dict, metrics, where=where, cure="run `python -m eval` again")
     return {name: value for name, value in found.items() if isinstance(value, int | float)}

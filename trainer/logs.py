@@ -2,22 +2,29 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import accelerate
 import torch
 import torchvision
+from pydantic import ConfigDict, with_config
 from torch.utils.tensorboard import SummaryWriter
 
+from shards.documents import parse_json
 from shards.files import atomic_write
 from trainer.preflight import cudnn_version
+from trainer.writing import naming
 
 T = TypeVar("T")
 
@@ -32,9 +39,11 @@ class RunLog:
     def __init__(self, folder: Path, *, active: bool, step: int) -> None:
         self._writer: SummaryWriter | None = None
         self._path = folder / "metrics.jsonl"
+        self._naming = partial(naming, f"{folder}: metrics.jsonl or tensorboard/")
         if active:
-            _truncate(self._path, step)
-            self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+            with self._naming():
+                _truncate(self._path, step)
+                self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -46,17 +55,19 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError) if error else self._naming():
+                self._writer.close()
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Log values under `kind` (train, val, …) after `step` steps in all."""
         if self._writer is None:
             return
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
         row = {"kind": kind, "step": step, "epoch": epoch, **_finite(values)}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with self._naming():
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 class Meter:
@@ -107,8 +118,16 @@ def versions() -> dict[str, str | int | None]:
     }
 
 
-def git_state() -> dict[str, Any] | None:
-    """Return commit, and whether files differ from it, of the checkout that this code runs from.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitState:
+    """The commit of a checkout, and whether files differ from it."""
+
+    commit: str
+    changed: bool
+
+
+def git_state() -> GitState | None:
+    """Return the state of the checkout that this code runs from.
 
     None where the code is not a git checkout, or git is not there.
     """
@@ -123,7 +142,13 @@ def git_state() -> dict[str, Any] | None:
     ]
     if any(answer.returncode for answer in said):
         return None
-    return {"commit": said[0].stdout.strip(), "changed": bool(said[1].stdout.strip())}
+    return GitState(commit=said[0].stdout.strip(), changed=bool(said[1].stdout.strip()))
+
+
+@with_config(ConfigDict(strict=True, extra="ignore"))
+@dataclass(frozen=True)
+class _Row:
+    step: int
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
@@ -132,15 +157,15 @@ def _finite(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the whole lines of steps up to `step`."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a kill in mid-line leaves a torn one
-        if row["step"] <= step:
-            kept.append(line)
+    """Keep the whole lines of steps up to `step`; a kill leaves one that is torn."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     with atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode())
+        file.writelines(line for line in lines if _step_of(line) <= step)
+
+
+def _step_of(line: bytes) -> float:
+    """Return the step that a line of metrics.jsonl is of; infinity where it is no such line."""
+    try:
+        return parse_json(_Row, line, where="", cure="").step
+    except ValueError:
+        return math.inf

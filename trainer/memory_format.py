@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.config import Layout
 
-def to_memory_format(model: nn.Module, name: str) -> nn.Module:
-    """Lay out each convolution's weights; `name` is `contiguous` or `channels_last`.
+
+def to_memory_format(model: nn.Module, name: Layout) -> nn.Module:
+    """Lay out each convolution's weights.
 
     By module, because `model.to(memory_format=torch.channels_last_3d)` refuses a model that also
     has a 2D convolution.

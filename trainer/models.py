@@ -5,14 +5,14 @@ model cannot differ in how they normalise or crop.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shards.schema import ImageSpec, Manifest, image_spec_from_json
+from shards.documents import document
+from shards.schema import ImageSpec, Manifest
 from trainer.backbones import add_stochastic_depth, backbone
 from trainer.config import Config
 from trainer.models2d import cnn_2d
@@ -34,6 +34,7 @@ OF_PLANES = ("resnet18", "resnet50", "cnn_2d")
 COLOURS = 3
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """What a model is told about its data; saved with its weights."""
@@ -43,6 +44,14 @@ class Inputs:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        channels = self.image.shape[0]
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must be {channels} numbers each, one a channel, and std positive, "
+                f"got {self.mean} and {self.std}"
+            )
+
 
 def inputs_of(manifest: Manifest) -> Inputs:
     """Return what a shard set's manifest says about a model's inputs."""
@@ -51,18 +60,6 @@ def inputs_of(manifest: Manifest) -> Inputs:
         class_names=manifest.class_names,
         mean=manifest.mean,
         std=manifest.std,
-    )
-
-
-def inputs_from_json(value: dict[str, Any], *, where: str) -> Inputs:
-    """Return the inputs that `asdict` made into JSON."""
-    if lacking := [item.name for item in fields(Inputs) if item.name not in value]:
-        raise ValueError(f"{where}: inputs lack {', '.join(lacking)}; use another checkpoint")
-    return Inputs(
-        image=image_spec_from_json(value["image"], where=where),
-        class_names=tuple(value["class_names"]),
-        mean=tuple(value["mean"]),
-        std=tuple(value["std"]),
     )
 
 
@@ -146,7 +143,12 @@ def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[s
     net = MODELS[config.model](config, channels * repeat, len(inputs.class_names))
     notes = []
     if config.weights not in ("none", "default"):
-        notes += load_weights(net, config.weights)
+        notes += load_weights(
+            net,
+            config.weights,
+            partial=config.weights_partial,
+            class_names=inputs.class_names,
+        )
     net, replaced = set_norm(net, config.norm)
     if replaced:
         notes.append(f"batch norms that are now {config.norm} norms: {listed(replaced)}")

@@ -1,38 +1,87 @@
 """What a run leaves in its folder, run.json and checkpoints, and going on from those."""
 
 import os
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
 
-from shards.files import write_json
+from shards.documents import read_document, write_document
 from shards.shardset import ShardSet
 from trainer import state as checkpoints
-from trainer.config import config_from_json, config_to_json, differences
-from trainer.logs import git_state, versions
+from trainer.config import Config, System, config_to_json, differences
+from trainer.logs import GitState, git_state, versions
 from trainer.models import inputs_of
-from trainer.session import Job, Progress, Session, open_stream
+from trainer.session import Job, Session, open_stream
+from trainer.state import SCHEMA_VERSION, State
+from trainer.writing import naming
 
 
-def saved_state(job: Job, shards: ShardSet) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best validation so far; `epoch` is -1 before the first."""
+
+    monitor: str
+    value: float | None
+    epoch: int
+
+
+@with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """`run.json`: what a run is, and how far it came."""
+
+    schema_version: int
+    recipe: str
+    status: str  # running, stopped or finished
+    config: Config
+    system: System
+    data_url: str
+    manifest_sha256: str
+    class_names: tuple[str, ...]
+    view: str
+    num_parameters: int
+    train_counts: dict[str, int]
+    memory_format: str
+    world_size: int
+    device: str
+    threads: int
+    versions: dict[str, str | int | None]
+    git: GitState | None
+    command: tuple[str, ...]
+    best: Best
+    ended: str | None  # why the run ended before its last epoch
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return what a run folder says of itself; a missing or altered run.json is a `ValueError`."""
+    cure = "train it first, check the path, or give --data"
+    return read_document(RunRecord, folder / "run.json", what="run", cure=cure)
+
+
+def saved_state(job: Job, shards: ShardSet) -> State | None:
     """Return the state of the run's last checkpoint, None where there is none.
 
-    One of other data or of another config is an error.
+    One of other data or of another config is an error, and so are predictions without the
+    checkpoint that made them.
     """
     if not checkpoints.has_checkpoint(job.checkpoints, "last"):
+        if (job.out / "predictions").exists():
+            raise ValueError(
+                f"{job.out} holds predictions but no checkpoint: they are another model's; "
+                "choose another --out, or delete them"
+            )
         return None
     folder = job.checkpoints / "last"
     saved = checkpoints.load_state(folder)
-    if saved["manifest_sha256"] != shards.manifest_sha256:
+    if saved.manifest_sha256 != shards.manifest_sha256:
         raise ValueError(
-            f"{job.out} was trained on other data (manifest {saved['manifest_sha256'][:12]}, but "
+            f"{job.out} was trained on other data (manifest {saved.manifest_sha256[:12]}, but "
             f"{shards.url} has {shards.manifest_sha256[:12]}): cannot resume with other data; "
             "give the same --data or another --out"
         )
-    config = config_from_json(saved["config"], where=str(folder / "state.json"))
-    if changed := differences(config_to_json(config), config_to_json(job.config)):
+    if changed := differences(config_to_json(saved.config), config_to_json(job.config)):
         raise ValueError(
             f"{job.out} was trained with another config ({', '.join(changed)}); give the same "
             "values to continue it, or another --out to start anew"
@@ -40,15 +89,16 @@ def saved_state(job: Job, shards: ShardSet) -> dict[str, Any] | None:
     return saved
 
 
-def restore(session: Session, saved: dict[str, Any], name: str = "last") -> None:
+def restore(session: Session, saved: State, name: str = "last") -> None:
     """Put moving average, optimiser and scaler back as they were saved beside `saved`."""
     folder = session.job.checkpoints / name
     if session.average is not None:
-        session.average.load(checkpoints.load_tensors(folder, "average"), saved["average_steps"])
-    tensors = checkpoints.load_tensors(folder, "optimizer")
-    checkpoints.restore_optimizer(session.optimizer.optimizer, tensors, saved["optimizer"])
-    if session.accelerator.scaler is not None and saved["scaler"]:
-        session.accelerator.scaler.load_state_dict(saved["scaler"])
+        tensors = checkpoints.load_tensors(folder, "average", saved)
+        session.average.load(tensors, saved.average_steps)
+    tensors = checkpoints.load_tensors(folder, "optimizer", saved)
+    checkpoints.restore_optimizer(session.optimizer.optimizer, tensors)
+    if session.accelerator.scaler is not None and saved.scaler:
+        session.accelerator.scaler.load_state_dict(saved.scaler)
 
 
 def roll_back(session: Session, name: str) -> None:
@@ -58,8 +108,8 @@ def roll_back(session: Session, name: str) -> None:
         raise RuntimeError("the loss was not a number before the first checkpoint; lower --lr")
     folder = session.job.checkpoints / name
     saved = checkpoints.load_state(folder)
-    session.net.load_state_dict(checkpoints.load_tensors(folder, "model"))
-    session.progress = Progress(**{**saved["progress"], "rate_factor": factor})
+    session.net.load_state_dict(checkpoints.load_tensors(folder, "model", saved))
+    session.progress = replace(saved.progress, rate_factor=factor)
     session.losses.clear()
     restore(session, saved, name)
     session.stream.close()
@@ -70,21 +120,23 @@ def save_session(session: Session, names: list[str]) -> None:
     """Save a checkpoint under `names`; every rank calls this, rank 0 writes."""
     session.add_losses()
     if session.accelerator.is_main_process:
-        tensors, plain = checkpoints.flatten_optimizer(session.optimizer.optimizer.state_dict())
+        optimizer = session.optimizer.optimizer.state_dict()
         scaler = session.accelerator.scaler
-        state = {
-            "schema_version": checkpoints.SCHEMA_VERSION,
-            "config": config_to_json(session.config),
-            "manifest_sha256": session.shards.manifest_sha256,
-            "inputs": asdict(inputs_of(session.shards.manifest)),
-            "progress": asdict(session.progress),
-            "memory_format": session.memory_format,
-            "world_size": session.accelerator.num_processes,
-            "optimizer": plain,
-            "average_steps": session.average.steps if session.average else 0,
-            "scaler": None if scaler is None else scaler.state_dict(),
+        state = State(
+            schema_version=SCHEMA_VERSION,
+            config=session.config,
+            manifest_sha256=session.shards.manifest_sha256,
+            inputs=inputs_of(session.shards.manifest),
+            progress=session.progress,
+            memory_format=session.memory_format,
+            world_size=session.accelerator.num_processes,
+            average_steps=session.average.steps if session.average else 0,
+            scaler=None if scaler is None else scaler.state_dict(),
+        )
+        groups = {
+            "model": session.net.state_dict(),
+            "optimizer": checkpoints.flatten_optimizer(optimizer),
         }
-        groups = {"model": session.net.state_dict(), "optimizer": tensors}
         if session.average is not None:
             groups["average"] = session.average.tensors
         folder = session.job.checkpoints
@@ -97,30 +149,35 @@ def write_run(session: Session, status: str) -> None:
     if not session.accelerator.is_main_process:
         return
     manifest = session.shards.manifest
-    document = {
-        "schema_version": checkpoints.SCHEMA_VERSION,
-        "recipe": session.job.recipe,
-        "status": status,
-        "config": config_to_json(session.config),
-        "system": asdict(session.job.system),
-        "data_url": _absolute(session.shards.url),
-        "manifest_sha256": session.shards.manifest_sha256,
-        "class_names": list(manifest.class_names),
-        "view": manifest.image.view,
-        "num_parameters": sum(p.numel() for p in session.net.parameters()),
-        "train_counts": manifest.splits["train"].class_counts,
-        "memory_format": session.memory_format,
-        "world_size": session.accelerator.num_processes,
-        "device": _device_name(session.accelerator.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git": git_state(),
-        "command": list(session.job.command),
-        "best": {"monitor": session.config.monitor, "value": session.progress.best}
-        | {"epoch": session.progress.best_epoch},
-        "ended": session.progress.ended or None,
-    }
-    write_json(session.job.out / "run.json", document)
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        recipe=session.job.recipe,
+        status=status,
+        config=session.config,
+        system=session.job.system,
+        data_url=_absolute(session.shards.url),
+        manifest_sha256=session.shards.manifest_sha256,
+        class_names=manifest.class_names,
+        view=manifest.image.view,
+        num_parameters=sum(p.numel() for p in session.net.parameters()),
+        train_counts=manifest.splits["train"].class_counts,
+        memory_format=session.memory_format,
+        world_size=session.accelerator.num_processes,
+        device=_device_name(session.accelerator.device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        git=git_state(),
+        command=session.job.command,
+        best=Best(
+            monitor=session.config.monitor,
+            value=session.progress.best,
+            epoch=session.progress.best_epoch,
+        ),
+        ended=session.progress.ended or None,
+    )
+    path = session.job.out / "run.json"
+    with naming(str(path)):
+        write_document(path, record)
 
 
 def _absolute(url: str) -> str:

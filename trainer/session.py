@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from shards.documents import document
 from shards.order import OrderSpec, Position
 from shards.shardset import ShardSet
 from shards.stream import Stream
-from trainer.config import Config, System
+from trainer.config import Config, Layout, System
 from trainer.ema import MovingAverage
 from trainer.losses import Loss
 from trainer.models import Classifier
@@ -36,6 +37,7 @@ class Job:
         return checkpoint_folder(self.out)
 
 
+@document
 @dataclass
 class Progress:
     """How far a run is; saved with each checkpoint."""
@@ -61,7 +63,7 @@ class Session:
     model: nn.Module  # the same, as Accelerate prepared it
     optimizer: Any  # an Optimizer, as Accelerate prepared it
     stream: Stream
-    memory_format: str
+    memory_format: Layout
     loss: Loss
     average: MovingAverage | None
     progress: Progress

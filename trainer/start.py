@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 from shards.schema import UNLABELLED
 from shards.shardset import ShardSet
 from trainer import state as checkpoints
-from trainer.config import config_to_json
+from trainer.config import Layout, config_to_json
 from trainer.distributed import check_agreement
 from trainer.ema import MovingAverage
 from trainer.losses import build_loss
@@ -49,17 +49,17 @@ def start_session(
     )
     for line in notes:
         say(line)
-    progress = Progress(**saved["progress"]) if saved else Progress()
+    progress = saved.progress if saved else Progress()
     stream = open_stream(job, accelerator, shards, progress)
     check_agreement(accelerator, {**stream.agreement(), "config": config_to_json(config)})
     net.to(accelerator.device)
     if saved and job.system.memory_format == "auto":
-        memory_format: str = saved["memory_format"]
+        memory_format = saved.memory_format
     else:
         memory_format = _memory_format(job, net, accelerator, shards, say)
     to_memory_format(net, memory_format)
     if saved:
-        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
+        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model", saved))
     if job.system.checkpoint_activations:
         checkpoint_activations(net)
     average = MovingAverage(net, config.ema) if config.ema else None
@@ -103,14 +103,14 @@ def _memory_format(
     accelerator: Accelerator,
     shards: ShardSet,
     say: Callable[[str], None],
-) -> str:
+) -> Layout:
     config = job.config
     if job.system.memory_format != "auto":
         return job.system.memory_format
     size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
     step = trial_step(config, accelerator, shards, size)
     chosen, seconds = choose_memory_format(net, step, accelerator.device)
-    answer: list[str] = broadcast_object_list([chosen])
+    answer: list[Layout] = broadcast_object_list([chosen])
     timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
     say(f"memory format {answer[0]} ({timing} for {size} images)")
     return answer[0]

@@ -4,124 +4,168 @@
     checkpoints/last         symbolic link to the newest; `best` to the best validation's
 
 A folder is renamed into place when complete and a link is replaced in one step, so whatever moment
-a process dies at, `last` and `best` are whole. Nothing is pickled.
+a process dies at, `last` and `best` are whole. state.json is sealed and holds the SHA-256 of the
+files beside it, which is checked when they are read. Nothing is pickled.
 """
 
 import os
 import shutil
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict, with_config
+from safetensors.torch import save
 from torch import Tensor
 
-from shards.files import fsync, read_json, write_json
+from shards.documents import read_document, write_document
+from shards.files import atomic_write, fsync
+from trainer.config import Config, Layout
+from trainer.models import Inputs
+from trainer.session import Progress
+from trainer.tensor_files import parse_safetensors
+from trainer.writing import naming, whole_folder
 
 Tensors = dict[str, Tensor]
 SCHEMA_VERSION = 1
-KEYS = ("config", "inputs", "manifest_sha256", "memory_format", "progress")  # of state.json
+STATE = "state.json"
+OTHER = "use another checkpoint, or train again"
+
+
+@with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """`state.json`: what a checkpoint, or a model that `export` wrote, is."""
+
+    schema_version: int
+    config: Config
+    manifest_sha256: str  # of the data that it was trained on
+    inputs: Inputs
+    progress: Progress
+    memory_format: Layout
+    world_size: int = 1
+    average_steps: int = 0
+    scaler: dict[str, int | float] | None = None  # of gradients in fp16
+    files: dict[str, str] = field(default_factory=dict)  # the others' names and SHA-256
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"schema version {self.schema_version}, this synshards reads {SCHEMA_VERSION}; use "
+                "the version that wrote it"
+            )
 
 
 def save_checkpoint(
-    folder: Path, step: int, groups: dict[str, Tensors], state: dict[str, Any], names: list[str]
+    folder: Path, step: int, groups: dict[str, Tensors], state: State, names: list[str]
 ) -> None:
     """Write checkpoint `step` and let `names` (of `last`, `best`) point to it.
 
-    `groups` maps a file's stem to its tensors; `state` is plain JSON. Checkpoints that no name
-    points to any more are deleted.
+    `groups` maps a file's stem to its tensors; their hashes are added to `state`. Checkpoints that
+    no name points to any more are deleted. Where it cannot be written, a `ValueError`, and the
+    checkpoints before it stay.
     """
-    target = folder / f"{step:09d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
+    with naming(f"{folder}: the checkpoint of step {step}"), whole_folder(folder) as temporary:
+        write_model(temporary, groups, state)
+        target = _free_name(folder, f"{step:09d}")
+        temporary.rename(target)
+        try:
+            for name in names:
+                _point(folder / name, target.name)
+            fsync(folder)
+        finally:
+            _delete_unnamed(folder)
+
+
+def write_model(folder: Path, groups: dict[str, Tensors], state: State) -> None:
+    """Write tensors, and last the state with the hashes of all that `folder` then holds."""
+    hashes = dict(state.files)
     for stem, tensors in groups.items():
-        path = temporary / f"{stem}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-        fsync(path)
-    write_json(temporary / "state.json", state)
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
-    for name in names:
-        _point(folder / name, target.name)
-    fsync(folder)
-    _delete_unnamed(folder)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        path = folder / f"{stem}.safetensors"
+        hashes[path.name] = sha256(data).hexdigest()
+        with atomic_write(path) as file:
+            file.write(data)
+    write_document(folder / STATE, replace(state, files=hashes))
 
 
 def has_checkpoint(folder: Path, name: str) -> bool:
-    """Say whether a checkpoint of this name exists."""
-    return (folder / name / "state.json").is_file()
+    """Say whether a checkpoint of this name was written, whole or not."""
+    return (folder / name).is_symlink() or (folder / name).exists()
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """Return the JSON state of a checkpoint folder; one of another version is an error."""
-    path = folder / "state.json"
-    cure = "train first, or name another checkpoint"
-    state: dict[str, Any] = read_json(path, what="checkpoint", cure=cure)
-    if (version := state.get("schema_version")) != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema version {version}, this synshards reads {SCHEMA_VERSION}; use the "
-            "version that wrote it"
-        )
-    if lacking := [name for name in KEYS if name not in state]:
-        raise ValueError(f"{path}: not a whole checkpoint, it lacks {', '.join(lacking)}; {cure}")
-    return state
+def load_state(folder: Path) -> State:
+    """Return the state of a checkpoint folder; a wrong or altered one is a `ValueError`."""
+    return read_document(
+        State, folder / STATE, what="checkpoint", cure="train first, or name another checkpoint"
+    )
 
 
-def load_tensors(folder: Path, stem: str, device: torch.device | str = "cpu") -> Tensors:
-    """Return the tensors of one file of a checkpoint folder."""
+def load_tensors(folder: Path, stem: str, state: State) -> Tensors:
+    """Return the tensors of one file of a checkpoint folder, whose hash its state must know."""
     path = folder / f"{stem}.safetensors"
     if not path.is_file():
-        raise ValueError(f"{path}: the checkpoint lacks this file; use another checkpoint")
-    try:
-        tensors: Tensors = load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); use another checkpoint") from None
-    return tensors
+        raise ValueError(f"{path}: the checkpoint lacks this file; {OTHER}")
+    data = path.read_bytes()
+    expected = state.files.get(path.name)
+    if expected is not None and sha256(data).hexdigest() != expected:
+        raise ValueError(f"{path}: damaged, its SHA-256 is not the one in {STATE}; {OTHER}")
+    return parse_safetensors(data, where=str(path), cure=OTHER)
 
 
-def flatten_optimizer(state_dict: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
-    """Split an optimiser's state into named tensors and plain JSON."""
-    tensors: Tensors = {}
-    plain: dict[str, Any] = {"groups": state_dict["param_groups"], "values": {}}
-    for index, values in state_dict["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                plain["values"][f"{index}.{name}"] = value
-    return tensors, plain
+def flatten_optimizer(state_dict: dict[str, Any]) -> Tensors:
+    """Return an optimiser's state as named tensors; its groups follow from the config."""
+    return {
+        f"{index}.{name}": value
+        for index, values in state_dict["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Tensors, plain: dict[str, Any]
-) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     """Put back what `flatten_optimizer` took apart.
 
     Each tensor gets its parameter's memory layout again: element-wise kernels take another path
     for other strides, whose last bit may differ.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | plain["values"]).items():
+    state: dict[int, Tensors] = {}
+    for name, value in tensors.items():
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
-        alike = isinstance(value, Tensor) and value.shape == parameter.shape
-        kept = torch.empty_like(parameter).copy_(value) if alike else value
+        kept = value
+        if value.shape == parameter.shape:
+            kept = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[key] = kept
-    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Return a path that nothing stands at: a run that was rolled back comes by a step again."""
+    number = 1
+    path = folder / name
+    while path.exists():
+        path, number = folder / f"{name}.{number}", number + 1
+    return path
 
 
 def _point(link: Path, target: str) -> None:
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     temporary.symlink_to(target)
     temporary.replace(link)
 
 
 def _delete_unnamed(folder: Path) -> None:
-    named = {path.readlink().name for path in folder.iterdir() if path.is_symlink()}
+    """Delete what no name points to, and what killed processes left."""
+    links = [path for path in folder.iterdir() if path.is_symlink()]
+    for link in links:
+        if link.name.startswith("."):
+            link.unlink()
+    named = {link.readlink().name for link in links if not link.name.startswith(".")}
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and path.name not in named:
             shutil.rmtree(path)

@@ -1,17 +1,22 @@
 """A trained model, read from a run's checkpoint or a published folder, by path or URL."""
 
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
+from shards.documents import parse_json
 from shards.shardset import ShardSet
 from trainer import state as checkpoints
-from trainer.config import Config, config_from_json
+from trainer.config import Config
+from trainer.downloads import cache_folder, fetch_to
 from trainer.memory_format import to_memory_format
-from trainer.models import Classifier, Inputs, build_classifier, inputs_from_json, without_weights
+from trainer.models import Classifier, Inputs, build_classifier, without_weights
 from trainer.session import checkpoint_folder
-from trainer.weights import cache_folder, fetch_to
+from trainer.state import STATE, State
+from trainer.tensor_files import parse_safetensors
 
-FILES = ("state.json", "model.safetensors")
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,18 @@ class Trained:
     """A model with what it was trained as and for."""
 
     model: Classifier
-    config: Config
-    inputs: Inputs
+    state: State
     folder: Path
+
+    @property
+    def config(self) -> Config:
+        """What it was trained as."""
+        return self.state.config
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it was trained for."""
+        return self.state.inputs
 
 
 def model_folder(source: str, checkpoint: str) -> Path:
@@ -30,33 +44,46 @@ def model_folder(source: str, checkpoint: str) -> Path:
     A URL names such a published folder; its files are fetched once into torch's hub folder.
     """
     if "://" in source:
-        folder = cache_folder(source)
-        for file in FILES:
-            fetch_to(folder / file, f"{source.rstrip('/')}/{file}", cure="check the URL")
-        return folder
+        return _fetched(source.rstrip("/"))
     published = Path(source)
     is_model = (published / "state.json").is_file()
     return published if is_model else checkpoint_folder(published) / checkpoint
 
 
+def _fetched(url: str) -> Path:
+    folder = cache_folder(url)
+    where = f"{url}/{STATE}"
+    read_state = partial(parse_json, State, where=where, cure="check the URL")
+    fetch_to(folder / STATE, where, cure="check the URL", check=read_state)
+    known = checkpoints.load_state(folder).files.get(WEIGHTS)
+
+    def check(data: bytes) -> None:
+        if known is not None and sha256(data).hexdigest() != known:
+            raise ValueError(f"its SHA-256 is not the one in {STATE}; delete {folder}, try again")
+        parse_safetensors(data, where="what came", cure="check the URL")
+
+    fetch_to(folder / WEIGHTS, f"{url}/{WEIGHTS}", cure="check the URL", check=check)
+    return folder
+
+
 def load_trained(folder: Path, *, raw: bool = False) -> Trained:
     """Return the model of a folder, by its averaged weights where there are any, or the raw."""
-    where = str(folder / "state.json")
     state = checkpoints.load_state(folder)
-    config = config_from_json(state["config"], where=where)
-    inputs = inputs_from_json(state["inputs"], where=where)
-    model, _ = build_classifier(without_weights(config), inputs)
-    averaged = (folder / "average.safetensors").is_file() and not raw
-    stem = "average" if averaged else "model"
     try:
-        model.load_state_dict(checkpoints.load_tensors(folder, stem))
+        model, _ = build_classifier(without_weights(state.config), state.inputs)
+    except ValueError as error:
+        raise ValueError(f"{folder / STATE}: {error}") from None
+    averaged = "average.safetensors" in state.files or (folder / "average.safetensors").is_file()
+    stem = "average" if averaged and not raw else "model"
+    try:
+        model.load_state_dict(checkpoints.load_tensors(folder, stem, state))
     except RuntimeError as error:
         raise ValueError(
             f"{folder}/{stem}.safetensors: not the weights of the model in its state.json "
             f"({' '.join(str(error).split())[:160]} …); use another checkpoint"
         ) from None
-    to_memory_format(model, state["memory_format"])
-    return Trained(model.eval(), config, inputs, folder)
+    to_memory_format(model, state.memory_format)
+    return Trained(model=model.eval(), state=state, folder=folder)
 
 
 def check_fit(trained: Trained, shards: ShardSet) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from shards.shardset import ShardSet, open_shards
-from trainer.config import Config, System
+from trainer.config import Config, Layout, System
 from trainer.distributed import make_accelerator
 from trainer.losses import cross_entropy, one_hot_targets
 from trainer.memory_format import to_memory_format
@@ -45,13 +46,13 @@ def trial_step(config: Config, accelerator: Accelerator, shards: ShardSet, size:
 
 def choose_memory_format(
     model: nn.Module, step: Step, device: torch.device
-) -> tuple[str, dict[str, float]]:
+) -> tuple[Layout, dict[Layout, float]]:
     """Return the faster of the two layouts and the seconds a step of each.
 
     It works on copies, so the model's weights and statistics stay as they are.
     """
-    seconds = {}
-    for name in ("contiguous", "channels_last"):
+    seconds: dict[Layout, float] = {}
+    for name in get_args(Layout):
         copy = to_memory_format(deepcopy(model), name)
         seconds[name] = _seconds(step, copy, device)
     return min(seconds, key=lambda name: seconds[name]), seconds

@@ -1,22 +1,22 @@
 """Weights from elsewhere: torchvision's pretrained ones, files and URLs, fitted to our models."""
 
-from hashlib import sha256
-from http.client import HTTPException
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.parse import urlsplit
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shards.files import atomic_write
-from shards.storage import open_storage
+from trainer.downloads import cache_folder, fetch_to
+from trainer.tensor_files import Tensors, beside, parse_tensors, read_tensors
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
-PREFIXES = ("module.", "net.", "model.", "backbone.")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # anywhere in a name
+LEAST_PART = 0.5  # of the model's parameters
+CACHED = "delete it, and it is downloaded again"
 
 
 def load_pretrained(model: nn.Module, name: str) -> None:
@@ -25,81 +25,168 @@ def load_pretrained(model: nn.Module, name: str) -> None:
     They are downloaded once into torch's hub folder; where there is no network, the error says
     which file to put where.
     """
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    fetch_to(place, weights.url, cure="train without them: --weights none")
-    model.load_state_dict(read_tensors(place))
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    place = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    _fetched(place, url, cure="train without them: --weights none")
+    try:
+        model.load_state_dict(read_tensors(place, cure=CACHED).get("", {}))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{place}: not the weights of {name} ({reason} …); {CACHED}") from None
 
 
-def load_weights(model: nn.Module, source: str) -> list[str]:
+def load_weights(
+    model: nn.Module, source: str, *, partial: bool, class_names: tuple[str, ...]
+) -> list[str]:
     """Load what fits of a file or URL (safetensors, or .pth of tensors alone) into `model`.
 
-    Returns lines that say what was loaded, skipped and left new. Nothing that fits is an error.
-    A first convolution of another number of channels is summed over them.
+    The tensors may lie in a dict within the file, and their names may share a prefix. Returns
+    lines that say what was found, loaded, skipped and left new. Less than half of the model's
+    parameters is an error unless `partial`; so are values that are not numbers. A first
+    convolution of another number of channels is summed over them.
     """
-    path = Path(source)
+    path, cure = Path(source), "fetch it again"
     if "://" in source:
-        place = cache_folder(source) / Path(urlsplit(source).path).name
-        path = fetch_to(place, source, cure="give another --weights")
-    found = {_plain(name): value for name, value in read_tensors(path).items()}
-    own = model.state_dict()
-    first = next(n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)) + ".weight"
-    if first in found and found[first].ndim == own[first].ndim:
-        found[first] = with_channels(found[first], own[first].shape[1])
-    fitting = {n: v for n, v in found.items() if n in own and v.shape == own[n].shape}
-    if not fitting:
-        raise ValueError(
-            f"{source}: none of its {len(found)} tensors fits the model (for instance "
-            f"{next(iter(found), 'nothing')}); give the weights of the same model"
-        )
-    model.load_state_dict(fitting, strict=False)
+        place = cache_folder(source) / (Path(urlsplit(source).path).name or "weights")
+        path, cure = _fetched(place, source, cure="give another --weights"), CACHED
+    groups = read_tensors(path, cure=cure)
+    fits = [
+        fit
+        for place, tensors in groups.items()
+        for fit in _fits_of(model, place, {_unwrapped(n): v for n, v in tensors.items()})
+    ]
+    best = max(fits, key=lambda fit: fit.parameters)
+    _check(model, best, source=source, partial=partial)
+    notes = _head_notes(model, best, class_names, beside(path).inputs.class_names)
+    model.load_state_dict(best.fitting, strict=False)
+    others = sorted({fit.place for fit in fits} - {best.place})
     return [
-        f"weights from {source}: {len(fitting)} tensors loaded",
-        f"skipped {listed(sorted(found.keys() - fitting.keys()))}",
-        f"left new {listed(sorted(own.keys() - fitting.keys()))}",
+        f"weights from {source}{best.where}: {len(best.fitting)} tensors loaded"
+        + (f"; not from {', '.join(map(repr, others))}" if others else ""),
+        f"skipped {listed(sorted(best.skipped))}",
+        f"left new {listed(sorted(model.state_dict().keys() - best.fitting.keys()))}",
+        *notes,
     ]
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors or .pth file; nothing else is ever unpickled."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weights file; check --weights")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """The tensors of one dict of a file that fit a model when `prefix` is taken off their names."""
+
+    place: str
+    prefix: str
+    fitting: Tensors
+    skipped: tuple[str, ...]
+    parameters: int  # of the model, that are among the fitting
+
+    @property
+    def where(self) -> str:
+        """Where in the file they lie, for messages."""
+        place = f", its {self.place!r}" if self.place else ""
+        return place + (f", names below {self.prefix!r}" if self.prefix else "")
+
+
+def _fits_of(model: nn.Module, place: str, tensors: Tensors) -> Iterator[Fit]:
+    own = model.state_dict()
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    first = next(n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)) + ".weight"
+    for prefix in _prefixes(tensors):
+        renamed = _with_our_names(tensors, prefix, own)
+        if first in renamed and _is_filter_like(renamed[first], own[first]):
+            renamed[first] = with_channels(renamed[first], own[first].shape[1])
+        fitting = {n: v for n, v in renamed.items() if n in own and _is_like(v, own[n])}
+        yield Fit(
+            place=place,
+            prefix=prefix,
+            fitting=fitting,
+            skipped=tuple(renamed.keys() - fitting.keys()),
+            parameters=sum(sizes.get(name, 0) for name in fitting),
+        )
+
+
+def _prefixes(tensors: Tensors) -> list[str]:
+    """Return '' and every beginning of a name that ends with a dot, shortest first."""
+    found = {""}
+    for name in tensors:
+        parts = name.split(".")
+        found |= {".".join(parts[:count]) + "." for count in range(1, len(parts))}
+    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
+
+
+def _with_our_names(tensors: Tensors, prefix: str, own: Tensors) -> Tensors:
+    """Return the tensors below a prefix without it; the head `fc` is called as `with_head` does."""
+    renamed = {
+        name.removeprefix(prefix): value
+        for name, value in sorted(tensors.items(), key=lambda item: item[0].startswith(prefix))
+    }
+    for leaf in ("weight", "bias"):
+        theirs, ours = f"fc.{leaf}", f"fc.1.{leaf}"
+        if theirs in renamed and ours in own and ours not in renamed:
+            renamed[ours] = renamed.pop(theirs)
+    return renamed
+
+
+def _is_like(value: Tensor, own: Tensor) -> bool:
+    """Say whether a tensor can stand for ours: shape, layout, and float for float."""
+    return (
+        value.shape == own.shape
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.is_floating_point() == own.is_floating_point()
+    )
+
+
+def _is_filter_like(value: Tensor, own: Tensor) -> bool:
+    """Say whether filters are like ours but for the number of channels."""
+    return (
+        value.ndim == own.ndim
+        and value.shape[1] > 0
+        and value.is_floating_point()
+        and _is_like(value[:, :1], own[:, :1])
+    )
+
+
+def _check(model: nn.Module, best: Fit, *, source: str, partial: bool) -> None:
+    count = len(best.fitting) + len(best.skipped)
+    if not best.fitting:
         raise ValueError(
-            f"{path}: not a whole file of tensors alone ({str(error)[:80]}); fetch it again, or "
-            "save the model's state_dict"
-        ) from None
-    inner = [loaded.get(key) for key in ("state_dict", "model_state_dict", "model")]
-    loaded = next((value for value in inner if isinstance(value, dict)), loaded)
-    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
-
-
-def cache_folder(url: str) -> Path:
-    """Return the folder, below torch's hub folder, for what is fetched from `url`."""
-    return Path(torch.hub.get_dir()) / "synshards" / sha256(url.encode()).hexdigest()[:16]
-
-
-def fetch_to(path: Path, url: str, *, cure: str) -> Path:
-    """Download a URL to `path` unless the file is there; return the path."""
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if urlsplit(url).scheme in ("s3", "gs"):
-            folder, _, name = url.rpartition("/")
-            with atomic_write(path) as file:
-                file.write(open_storage(folder).read(name))
-        else:
-            torch.hub.download_url_to_file(url, str(path), progress=False)
-    except (OSError, ValueError, HTTPException) as error:
+            f"{source}{best.where}: none of its {count} tensors fits the model (for instance "
+            f"{next(iter(best.skipped), 'nothing')}); give the weights of the same model"
+        )
+    whole = sum(value.numel() for value in model.parameters())
+    if best.parameters < LEAST_PART * whole and not partial:
         raise ValueError(
-            f"cannot download {url} ({error}); fetch it elsewhere and put it at {path}, or {cure}"
-        ) from None
-    return path
+            f"{source}{best.where}: {len(best.fitting)} of its {count} tensors fit, which are "
+            f"{best.parameters / whole:.0%} of the model's {whole:,} parameters; give the weights "
+            "of the same model, or go on with these by --weights-partial"
+        )
+    own = model.state_dict()
+    bad = [n for n, v in best.fitting.items() if not bool(v.to(own[n].dtype).isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"{source}{best.where}: {listed(sorted(bad))} with values that are not finite; give "
+            "weights of a training that did not diverge"
+        )
+
+
+def _head_notes(
+    model: nn.Module, best: Fit, class_names: tuple[str, ...], theirs: tuple[str, ...]
+) -> list[str]:
+    """Say which classes a head that fits is taken to be of; one of other classes stays new."""
+    head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    if f"{head}.weight" not in best.fitting:
+        return []
+    if theirs and theirs != class_names:
+        for leaf in ("weight", "bias"):
+            best.fitting.pop(f"{head}.{leaf}", None)
+        return [f"the head is left new: the file's is of {', '.join(theirs)}, in this order"]
+    told = "as its state.json says" if theirs else "which the file does not say"
+    return [f"the head's outputs are taken as {', '.join(class_names)}, in this order, {told}"]
+
+
+def _fetched(place: Path, url: str, *, cure: str) -> Path:
+    check = bound(parse_tensors, where="what came", name=place.name, cure="check the URL")
+    return fetch_to(place, url, cure=cure, check=check)
 
 
 def adapt_input(model: nn.Module, channels: int, *, pretrained: bool) -> None:
@@ -136,10 +223,8 @@ def with_channels(weight: Tensor, channels: int) -> Tensor:
     return gray.expand(-1, channels, *(-1,) * (weight.ndim - 2))
 
 
-def _plain(name: str) -> str:
-    while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
-        name = name.removeprefix(prefix)
-    return name
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def listed(names: list[str]) -> str:

@@ -108,16 +108,18 @@ def test_a_rare_class_is_called_when_classes_weigh_the_same(
     [
         (
             lambda state: state.pop("inputs"),
-            r"state\.json: not a whole checkpoint, it lacks inputs",
+            r"state\.json: not a checkpoint: key inputs is missing",
         ),
-        (lambda state: state["inputs"].pop("mean"), r"state\.json: inputs lack mean"),
-        (lambda state: state["config"].pop("model"), r"state\.json: the config lacks model"),
-        (
-            lambda state: state["config"].update(speed=3),
-            r"state\.json: unknown config fields speed",
-        ),
+        (lambda state: state["inputs"].pop("mean"), "key inputs.mean is missing"),
+        (lambda state: state["inputs"].update(std=[0.0]), "inputs: mean and std must be 1 num"),
+        (lambda state: state["config"].pop("model"), "key config.model is missing"),
+        (lambda state: state["config"].update(speed=3), "unknown key config.speed"),
+        (lambda state: state["config"].update(lr="3"), "config.lr is '3', expected a valid number"),
+        (lambda state: state["progress"].update(best=[1]), r"progress.best is \[1\], expected a"),
         (lambda state: state["config"].update(width=3), r"safetensors: not the weights of the mod"),
-        (lambda state: state.update(schema_version=9), r"state\.json: schema version 9, this"),
+        (lambda state: state["config"].update(model="x"), r"state\.json: unknown model 'x'; known"),
+        (lambda state: state.update(schema_version=9), "schema version 9, this"),
+        (lambda state: state.update(document_sha256="0" * 64), "altered since it was written"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused(
@@ -126,10 +128,12 @@ def test_a_checkpoint_that_is_not_whole_is_refused(
     folder = tmp_path / "model"
     shutil.copytree(trained / "checkpoints" / "best", folder)
     state = json.loads((folder / "state.json").read_text())
+    del state["document_sha256"]  # as another tool would write it
     change(state)
     (folder / "state.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         load_trained(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_weights_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
+from shards.documents import parse_plain
 from trainer.augment import augment_batch
-from trainer.config import Augment, Config, config_from_json, config_to_json
+from trainer.config import Augment, Config, config_to_json
 from trainer.ema import MovingAverage
 from trainer.losses import build_loss, class_weights, one_hot_targets
 from trainer.memory_format import checkpoint_activations
@@ -22,7 +23,7 @@ LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
 def config(**changes: object) -> Config:
     values = config_to_json(get_recipe("unet3d_small")) | changes
-    return config_from_json(values, where="test")
+    return parse_plain(Config, values, where="test", cure="")
 
 
 def logits(classes: int = 2) -> torch.Tensor:

@@ -109,7 +109,10 @@ def test_runs_that_look_at_other_crops_are_not_stressed_together(
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     state = other / "checkpoints" / "best" / "state.json"
-    state.write_text(state.read_text().replace("24,\n", "16,\n"))
+    values = json.loads(state.read_text())
+    del values["document_sha256"]
+    values["config"]["crop"] = [8, 16, 16]
+    state.write_text(json.dumps(values))
     runs = ["predict", str(trained), str(other), "--out", str(tmp_path), "--stress", "blur"]
     with pytest.raises(ValueError, match=r"crops of different sizes.*one at a time"):
         main(runs)

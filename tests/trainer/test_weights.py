@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from shards.documents import parse_plain
 from shards.schema import ImageSpec
 from shards.shardset import open_shards
 from trainer.backbones import add_stochastic_depth
-from trainer.config import Config, config_from_json, config_to_json
+from trainer.config import Config, config_to_json
 from trainer.models import Inputs, build_classifier, inputs_of
 from trainer.recipes import get_recipe
 from trainer.trained import load_trained, model_folder
@@ -51,6 +53,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
+def load(net: nn.Module, source: object, *, partial: bool = False) -> list[str]:
+    return load_weights(net, str(source), partial=partial, class_names=("a", "b"))
+
+
 def model(channels: int = 1, classes: int = 2) -> nn.Sequential:
     torch.manual_seed(classes)
     return nn.Sequential(
@@ -66,16 +72,17 @@ def inputs(shape: tuple[int, ...]) -> Inputs:
 
 
 def config(recipe: str, **changes: object) -> Config:
-    return config_from_json(config_to_json(get_recipe(recipe)) | changes, where="test")
+    values = config_to_json(get_recipe(recipe)) | changes
+    return parse_plain(Config, values, where="test", cure="")
 
 
 def test_what_fits_is_loaded_and_the_rest_is_named(tmp_path: Path) -> None:
     old, new = model(channels=3, classes=5), model()
     tensors = {f"module.{name}": value for name, value in old.state_dict().items()}
     save_file({**tensors, "extra": torch.zeros(2)}, tmp_path / "w.safetensors")
-    lines = load_weights(new, str(tmp_path / "w.safetensors"))
+    lines = load(new, tmp_path / "w.safetensors")
     assert lines == [
-        f"weights from {tmp_path / 'w.safetensors'}: 7 tensors loaded",
+        f"weights from {tmp_path / 'w.safetensors'}, names below 'module.': 7 tensors loaded",
         "skipped 3: 3.bias, 3.weight, extra",
         "left new 2: 3.bias, 3.weight",
     ]
@@ -93,14 +100,14 @@ def test_weights_come_from_a_url_once(served: tuple[Path, str]) -> None:
     for _ in range(2):
         new = model()
         nn.init.zeros_(new[0].weight)
-        assert "9 tensors loaded" in load_weights(new, f"{url}/a/w.pth")[0]
+        assert "9 tensors loaded" in load(new, f"{url}/a/w.pth")[0]
         assert torch.equal(new[0].weight, old[0].weight)
         (folder / "a" / "w.pth").unlink(missing_ok=True)
-    assert "left new 2" in load_weights(model(), f"{url}/b/w.pth")[2], "same name, other file"
+    assert "left new 2" in load(model(), f"{url}/b/w.pth")[2], "same name, other file"
     with pytest.raises(ValueError, match=r"cannot download .*404.*put it at .*nothing\.pth, or"):
-        load_weights(model(), f"{url}/nothing.pth")
+        load(model(), f"{url}/nothing.pth")
     with pytest.raises(ValueError, match="unknown url type: ftpx"):
-        load_weights(model(), "ftpx://nowhere/w.pth")
+        load(model(), "ftpx://nowhere/w.pth")
 
 
 def test_a_published_model_is_read_from_its_url(served: tuple[Path, str], cubes: str) -> None:
@@ -119,28 +126,13 @@ def test_a_published_model_is_read_from_its_url(served: tuple[Path, str], cubes:
     assert torch.equal(load_trained(model_folder(f"{url}/", "best")).model(x), net(x))
 
 
-def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.pth"
-    torch.save({"w": nn.Linear(1, 1)}, bad)
-    with pytest.raises(ValueError, match="not a whole file of tensors alone"):
-        load_weights(model(), str(bad))
-    bad.write_bytes(b"<html>not here</html>")
-    with pytest.raises(ValueError, match="not a whole file of tensors alone"):
-        load_weights(model(), str(bad))
-    torch.save({"other": torch.zeros(3)}, bad)
-    with pytest.raises(ValueError, match="none of its 1 tensors fits the model"):
-        load_weights(model(), str(bad))
-    with pytest.raises(ValueError, match="no such weights file"):
-        load_weights(model(), str(tmp_path / "nothing.pth"))
-
-
 def test_a_missing_download_says_where_to_put_the_file(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(url: str, *args: object, **options: object) -> None:
+    def unreachable(*args: object, **options: object) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr("trainer.downloads.urlopen", unreachable)
     place = hub / "checkpoints" / "resnet18-f37072fd.pth"
     with pytest.raises(ValueError, match=f"put it at {place}, or train without them"):
         build_classifier(config("resnet18_2d"), inputs((1, 64, 64)))
@@ -149,6 +141,9 @@ def test_a_missing_download_says_where_to_put_the_file(
     theirs = resnet18()
     place.parent.mkdir(parents=True, exist_ok=True)
     torch.save(theirs.state_dict(), place)
+    with pytest.raises(ValueError, match=r"its name says f37072fd: it is damaged .* delete it"):
+        load_pretrained(resnet18(), "resnet18")
+    monkeypatch.setattr("trainer.tensor_files.HASH_IN_NAME", re.compile("no name"))
     ours = resnet18()
     load_pretrained(ours, "resnet18")
     assert torch.equal(ours.fc.weight, theirs.fc.weight)
