@@ -7,7 +7,13 @@
 Example: python -m eval runs/demo/2d runs/demo/3d --out runs/demo
 """
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Ctrl-C while modules are imported ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +23,7 @@ import tyro
 from eval.commands import Sources, evaluate_paths, export_path
 from eval.evaluate import Options
 from eval.folds import POOLED_NOTE, pool_folds
-from shards.command import run_command
+from shards.command import HELP, UsageError, parse, run_command, show_usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +70,10 @@ class Export:
 
 def main(args: list[str]) -> None:
     """Do what the arguments say."""
-    if not args or args[0] in ("-h", "--help"):
-        sys.stdout.write(f"{__doc__}\nOptions: python -m eval compare --help\n")
+    if not args or args[0] in HELP:
+        show_usage(f"{__doc__}\nOptions: python -m eval compare --help", args)
     elif args[0] == "export":
-        asked = tyro.cli(Export, args=args[1:], prog="python -m eval export")
+        asked = parse(Export, args[1:], prog="python -m eval export")
         export_path(asked.path, asked.out)
     elif args[0] == "compare":
         _evaluate(args[1:], at_least=2)
@@ -76,10 +82,10 @@ def main(args: list[str]) -> None:
 
 
 def _evaluate(args: list[str], *, at_least: int) -> None:
-    asked = tyro.cli(Evaluate, args=args, prog="python -m eval")
+    asked = parse(Evaluate, args, prog="python -m eval")
     paths = (*asked.paths, *asked.compare)
     if len(paths) < at_least:
-        raise ValueError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
+        raise UsageError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
     if asked.pool:
         paths = (pool_folds(paths, asked.out or paths[0], asked.criterion),)
     notes = (POOLED_NOTE,) if asked.pool else ()

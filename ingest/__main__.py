@@ -1,6 +1,13 @@
 """The command line of ingest: argument parsing only."""
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Ctrl-C while modules are imported ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +18,7 @@ from ingest.config import load_job
 from ingest.inspect import count_lines, inspect_lines, plan_lines, run_lines
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
-from shards.command import run_command
+from shards.command import UsageError, run_command, run_named
 
 Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
@@ -84,7 +91,7 @@ def plan_command(config: Positional[Path], *, out: Dataset) -> None:
     print(f"{'planned already' if was_there else 'planned'}: python -m ingest run {out}")
 
 
-def run_command_(
+def run_blocks_command(
     dataset: Positional[Dataset],
     *,
     scheduler: str = "threads",
@@ -106,7 +113,7 @@ def run_command_(
     task = None
     if task_index is not None or num_tasks is not None:
         if task_index is None or num_tasks is None:
-            raise ValueError("--task-index and --num-tasks go together; give both or neither")
+            raise UsageError("--task-index and --num-tasks go together; give both or neither")
         task = Task(index=task_index, count=num_tasks)
     done = run_dataset(dataset, scheduler=scheduler, num_workers=workers, task=task)
     print("\n".join(run_lines(done)))
@@ -153,21 +160,19 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
     print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "phantom": phantom_command,
+    "plan": plan_command,
+    "run": run_blocks_command,
+    "finish": finish_command,
+    "inspect": inspect_command,
+    "export": export_command,
+}
+
+
 def main(args: list[str]) -> None:
     """Run one of the commands."""
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "phantom": phantom_command,
-            "plan": plan_command,
-            "run": run_command_,
-            "finish": finish_command,
-            "inspect": inspect_command,
-            "export": export_command,
-        },
-        prog="python -m ingest",
-        description=sys.modules["ingest"].__doc__,
-        args=args,
-    )
+    run_named(COMMANDS, args, prog="python -m ingest", about=sys.modules["ingest"].__doc__ or "")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
 """The command line of shards: argument parsing only."""
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Ctrl-C while modules are imported ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from shards.bench import BenchSpec, bench
-from shards.command import run_command
+from shards.command import run_command, run_named
 from shards.copy import copy
 from shards.foreign import ForeignSpec, index_tars
 from shards.inspect import contact_sheet, describe
@@ -198,16 +204,6 @@ def bench_command(
     print("\n".join(bench(url, spec, step_ms)))
 
 
-def main(args: list[str]) -> None:
-    """Run one of the commands."""
-    tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="python -m shards",
-        description=sys.modules["shards"].__doc__,
-        args=args,
-    )
-
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "pack": pack_command,
     "inspect": inspect_command,
@@ -217,6 +213,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "copy": copy_command,
     "serve": serve_command,
 }
+
+
+def main(args: list[str]) -> None:
+    """Run one of the commands."""
+    run_named(COMMANDS, args, prog="python -m shards", about=sys.modules["shards"].__doc__ or "")
+
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

@@ -1,17 +1,22 @@
 """The command line of slurm: argument parsing only."""
 
+import signal
+import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Ctrl-C while modules are imported ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import shlex
 import shutil
-import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
+from tyro.conf import Positional
 
+from shards.command import HELP, UsageError, parse, run_command, run_named, show_usage
 from slurm import scheduler, stages
 from slurm.job import Step
 from slurm.runfolder import Chain, read_chain, slurm_folder
@@ -158,7 +163,7 @@ class Pipeline(Common):
     def steps(self, extra: Words) -> tuple[Step, ...]:
         recipes = {name: r for name, r in (("patch", self.patch), ("cube", self.cube)) if r}
         if not recipes:
-            raise ValueError("nothing to train: name recipes with --patch, --cube, or both")
+            raise UsageError("nothing to train: name recipes with --patch, --cube, or both")
         return stages.pipeline(
             self.config,
             PurePosixPath(self.run),
@@ -170,22 +175,22 @@ class Pipeline(Common):
         )
 
 
-Job = (
-    Annotated[Ingest, tyro.conf.subcommand("ingest")]
-    | Annotated[Pack, tyro.conf.subcommand("pack")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Eval, tyro.conf.subcommand("eval")]
-    | Annotated[Pipeline, tyro.conf.subcommand("pipeline")]
-)
+JOBS: dict[str, type[Common]] = {
+    "ingest": Ingest,
+    "pack": Pack,
+    "train": Train,
+    "predict": Predict,
+    "eval": Eval,
+    "pipeline": Pipeline,
+}
 
 
-def submit_job(job: OmitSubcommandPrefixes[OmitArgPrefixes[Job]]) -> Common:
-    """Submit a chain of jobs; what follows `--` goes to the command as it is.
+def submit_command() -> None:
+    """Submit a chain of jobs: ingest, pack, train, predict, eval, or all of it as a pipeline.
 
+    What follows `--` goes to the command as it is.
     Example: python -m slurm submit pipeline ingest.yaml --patch resnet50_2d --run runs/v1 --dry-run
     """
-    return job
 
 
 def status(run: Positional[Path]) -> None:
@@ -214,20 +219,38 @@ def cancel(run: Positional[Path]) -> None:
     sys.stdout.write(f"cancelled {len(queue)} tasks\n")
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "submit": submit_command,
+    "status": status,
+    "cancel": cancel,
+}
+
+
 def main(args: list[str]) -> None:
     """Dispatch `submit KIND`, `status` and `cancel`."""
     split = args.index("--") if "--" in args else len(args)
     own, extra = args[:split], tuple(args[split + 1 :])
-    if extra and own[:1] != ["submit"]:
-        raise ValueError(f"only submit runs commands that could take {shlex.join(extra)}")
-    job = tyro.extras.subcommand_cli_from_dict(
-        {"submit": submit_job, "status": status, "cancel": cancel},
-        prog="python -m slurm",
-        description=sys.modules["slurm"].__doc__,
-        args=own,
-    )
-    if isinstance(job, Common):
-        _submit(job, own, extra)
+    if own[:1] == ["submit"]:
+        _parse_and_submit(own, extra)
+    elif extra:
+        raise UsageError(f"only submit runs commands that could take {shlex.join(extra)}")
+    else:
+        about = sys.modules["slurm"].__doc__ or ""
+        run_named(COMMANDS, own, prog="python -m slurm", about=about)
+
+
+def _parse_and_submit(own: list[str], extra: Words) -> None:
+    prog = "python -m slurm submit"
+    kind, *options = own[1:] or [""]
+    if not kind or kind in HELP:
+        about = (submit_command.__doc__ or "").replace("\n    ", "\n")
+        jobs = [f"  {name:8}  {(job.__doc__ or '').splitlines()[0]}" for name, job in JOBS.items()]
+        lines = [f"usage: {prog} KIND [--option value …] [-- …]", "", about.strip(), "", *jobs]
+        show_usage("\n".join(lines), own[1:])
+    elif kind not in JOBS:
+        raise UsageError(f"no job {kind!r} to submit; there are {', '.join(JOBS)}")
+    else:
+        _submit(parse(JOBS[kind], options, prog=f"{prog} {kind}"), own, extra)
 
 
 def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
@@ -240,7 +263,7 @@ def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
         retry=_retry(own, extra),
     )
     if job.dry_run and job.resume:
-        raise ValueError("--dry-run shows the whole chain as if new: leave --resume out")
+        raise UsageError("--dry-run shows the whole chain as if new: leave --resume out")
     if job.dry_run:
         sys.stdout.writelines(dry_run(request, request.site.max_array_size))
         return
@@ -265,18 +288,5 @@ def _chain(run: Path) -> tuple[Path, Chain]:
     return folder, chain
 
 
-def run_command(argv: list[str]) -> int:
-    """Return the exit code: 0 done, 1 failed with one line on stderr; bad usage exits with 2."""
-    args = [arg for arg in argv if arg != "--debug"]
-    try:
-        main(args)
-    except (ValueError, OSError) as error:
-        if len(args) != len(argv):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_command(sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,6 +1,7 @@
 """Train a classifier, or predict with one.
 
-    accelerate launch -m trainer RECIPE --data URL [--out runs/NAME] [--field value …]
+    accelerate launch -m trainer RECIPE --data URL [--out runs/NAME] [--epochs 12 …]
+    python -m trainer RECIPE --help
     python -m trainer recipes
     python -m trainer predict RUN [--data URL] --split val test [--tta] [--stress blur jpeg]
     python -m trainer export RUN FOLDER
@@ -10,14 +11,20 @@
 Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
 """
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Ctrl-C while modules are imported ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from shards.command import run_command
+from shards.command import HELP, UsageError, parse, run_command, show_usage
 from shards.files import read_json
 from trainer.config import Config, System
 from trainer.recipes import RECIPES, get_recipe
@@ -119,33 +126,50 @@ class BatchSize:
     system: Annotated[System, Flat]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """List the recipes, with the images that each learns from.
+
+    Example: python -m trainer recipes
+    """
+
+
 def main(args: list[str]) -> None:
     """Do what the arguments say."""
-    if not args or args[0] in ("-h", "--help"):
-        sys.stdout.write(f"{__doc__}\nRecipes: {', '.join(RECIPES)}\n")
-    elif args[0] == "recipes":
-        _print_recipes()
-    elif args[0] == "predict":
-        _predict(tyro.cli(Predict, args=args[1:], prog="python -m trainer predict"))
-    elif args[0] == "export":
-        _export(tyro.cli(Export, args=args[1:], prog="python -m trainer export"))
-    elif args[0] == "augment":
-        _augment(args[1:])
-    elif args[0] == "batch-size":
-        _batch_size(args[1:])
+    if not args or args[0] in HELP:
+        show_usage(f"{__doc__}\nRecipes: {', '.join(RECIPES)}", args)
+    elif args[0] in COMMANDS:
+        COMMANDS[args[0]](args[1:])
     else:
         _train(args)
 
 
-def _recipe_of(args: list[str], command: str) -> Config:
+def _recipe_of(args: list[str], command: str) -> tuple[str, Config]:
+    """Return the recipe that the first argument names; for --help alone, any."""
+    if args and args[0] in HELP:
+        return "RECIPE", RECIPES["unet3d_small"]()
     if not args or args[0].startswith("-"):
-        raise ValueError(f"say which recipe: python -m trainer {command} RECIPE --data URL")
-    return get_recipe(args[0])
+        raise UsageError(f"say which recipe: python -m trainer {command}RECIPE --data URL")
+    if args[0] not in RECIPES:
+        raise UsageError(
+            f"unknown recipe or command {args[0]!r}; recipes are {', '.join(RECIPES)}, "
+            f"commands {', '.join(COMMANDS)}"
+        )
+    return args[0], get_recipe(args[0])
+
+
+def _options(args: list[str]) -> list[str]:
+    return args if args[0] in HELP else args[1:]
 
 
 def _augment(args: list[str]) -> None:
-    default = Sheet(data=tyro.MISSING, out=tyro.MISSING, config=_recipe_of(args, "augment"))
-    asked = tyro.cli(Sheet, args=args[1:], prog="python -m trainer augment", default=default)
+    name, config = _recipe_of(args, "augment ")
+    asked = parse(
+        Sheet,
+        _options(args),
+        prog=f"python -m trainer augment {name}",
+        default=Sheet(data=tyro.MISSING, out=tyro.MISSING, config=config),
+    )
     from trainer.sheet import augmentation_sheet
 
     seed = asked.config.seed
@@ -156,25 +180,30 @@ def _augment(args: list[str]) -> None:
 
 
 def _batch_size(args: list[str]) -> None:
-    default = BatchSize(data=tyro.MISSING, config=_recipe_of(args, "batch-size"), system=System())
-    asked = tyro.cli(BatchSize, args=args[1:], prog="python -m trainer batch-size", default=default)
+    name, config = _recipe_of(args, "batch-size ")
+    asked = parse(
+        BatchSize,
+        _options(args),
+        prog=f"accelerate launch -m trainer batch-size {name}",
+        default=BatchSize(data=tyro.MISSING, config=config, system=System()),
+    )
     from trainer.trial import report_batches
 
     report_batches(asked.config, asked.system, asked.data, most=asked.most)
 
 
 def _train(args: list[str]) -> None:
-    config = get_recipe(args[0])
+    name, config = _recipe_of(args, "")
+    asked = parse(
+        Train,
+        args[1:],
+        prog=f"accelerate launch -m trainer {name}",
+        default=Train(data=tyro.MISSING, config=config, system=System()),
+    )
     from trainer.loop import train
     from trainer.session import Job
     from trainer.stopping import REQUEUE
 
-    asked = tyro.cli(
-        Train,
-        args=args[1:],
-        prog=f"accelerate launch -m trainer {args[0]}",
-        default=Train(data=tyro.MISSING, config=config, system=System()),
-    )
     job = Job(
         recipe=args[0],
         config=asked.config,
@@ -187,11 +216,14 @@ def _train(args: list[str]) -> None:
         sys.exit(REQUEUE)
 
 
-def _predict(job: Predict) -> None:
+def _predict(args: list[str]) -> None:
+    job = parse(Predict, args, prog="python -m trainer predict")
+    if not job.run:
+        raise UsageError("say which run: python -m trainer predict runs/NAME")
+    if job.out is None and (len(job.run) > 1 or "://" in job.run[0]):
+        raise UsageError("several runs or a URL have no folder of their own: say --out FOLDER")
     from trainer.predict import predict_runs
 
-    if job.out is None and (len(job.run) > 1 or "://" in job.run[0]):
-        raise ValueError("several runs or a URL have no folder of their own: say --out FOLDER")
     data = job.data
     if data is None:
         cure = "train it first, check the path, or give --data"
@@ -212,18 +244,28 @@ def _predict(job: Predict) -> None:
         sys.stdout.write(f"{path}\n")
 
 
-def _export(job: Export) -> None:
+def _export(args: list[str]) -> None:
+    job = parse(Export, args, prog="python -m trainer export")
     from trainer.export import export_run
 
     difference = export_run(job.run, job.out, checkpoint=job.checkpoint, raw=job.raw)
     sys.stdout.write(f"{job.out}: the exported program differs by {difference:.1g} at most\n")
 
 
-def _print_recipes() -> None:
+def _print_recipes(args: list[str]) -> None:
+    parse(Recipes, args, prog="python -m trainer recipes")
     for name, recipe in RECIPES.items():
         summary = (recipe.__doc__ or "").strip().splitlines()[0]
         sys.stdout.write(f"{name:20} {recipe().view:6} {summary}\n")
 
+
+COMMANDS = {
+    "recipes": _print_recipes,
+    "predict": _predict,
+    "export": _export,
+    "augment": _augment,
+    "batch-size": _batch_size,
+}
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

@@ -66,6 +66,7 @@ class Augment:
     step_p: float = 0.0
     """All sections from one on are shifted by up to `misalign_vx`."""
     misalign_vx: int = 15
+    """Largest shift of a section, in y and in x."""
     noise_box_p: float = 0.0
     """A box of noise covers up to half of each axis."""
     cutout_p: float = 0.0
@@ -101,16 +102,20 @@ class Config:
     norm: Literal["batch", "group", "sync"] = "batch"
     """`group` turns every BatchNorm into GroupNorm, `sync` shares its statistics over ranks."""
     dropout: float = 0.0
+    """Part of the features before the last layer that a step leaves out."""
     stochastic_depth: float = 0.0
     """Largest probability with which a residual block is left out for a sample."""
 
     loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
+    """`bce` learns class 1 against class 0 from one output; `focal` weighs easy samples less."""
     class_weights: Literal["none", "inverse", "effective"] = "none"
     """By training counts: inverse frequency, or effective number (beta 0.999)."""
     focal_gamma: float = 2.0
+    """Exponent of the focal loss; 0 makes it the cross-entropy."""
     focal_alpha: float = -1.0
     """Weight of class 1 against 1 - alpha of class 0; negative for none."""
     label_smoothing: float = 0.0
+    """Part of a label that is shared among all classes."""
     mixup: float = 0.0
     """Alpha of MixUp's Beta distribution; 0 for none."""
     cutmix: float = 0.0
@@ -120,16 +125,21 @@ class Config:
     augment: Augment = field(default_factory=Augment)
 
     epochs: int = 30
+    """Passes over the training split."""
     batch_size: int = 32
     """Images a step over all ranks."""
     accumulate: int = 1
     """Parts of a rank's batch that go through the model one after the other."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """How gradients become steps; `sgd` has momentum 0.9."""
     lr: float = 5e-4
+    """Highest learning rate."""
     lr_batch: int = 0
     """The batch size that `lr` is for: it is scaled to the actual one; 0 to leave it as it is."""
     weight_decay: float = 0.0
+    """Decay of the weights, as the optimizer takes it."""
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    """Course of the learning rate after the warm-up."""
     warmup: float = 0.0
     """Part of all steps over which the rate rises."""
     clip_norm: float = 0.0
@@ -137,6 +147,7 @@ class Config:
     ema: float = 0.0
     """Decay a step of the moving average of weights; 0 for none."""
     precision: Precision = "no"
+    """`bf16` or `fp16` for automatic mixed precision, `no` for float32."""
     monitor: Literal["balanced_accuracy", "loss"] = "balanced_accuracy"
     """What of the validation decides which checkpoint is best."""
     patience: int = 0
@@ -147,6 +158,7 @@ class Config:
     """When all of the validation is called one class, twice in a row after the first epoch; a
     roll-back halves the rate from the best checkpoint."""
     seed: int = 42
+    """Seed of weights, order and augmentation."""
 
     def __post_init__(self) -> None:
         axes = 2 if self.view == "patch" else 3

@@ -234,7 +234,7 @@ def test_exit_codes_and_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "no such plan; make it with `python -m ingest plan`" in said
-    assert run_command(main, ("run", str(tmp_path), "--num-tasks", "2")) == 1
+    assert run_command(main, ("run", str(tmp_path), "--num-tasks", "2")) == 2
     assert "go together" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run_command(main, ("run",))

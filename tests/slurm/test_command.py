@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.__main__ import run_command
+from shards.command import run_command
+from slurm.__main__ import main
 
 PACK = "-m shards pack d"
 
@@ -20,7 +21,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def exit_code(*words: str) -> int:
     try:
-        return run_command(list(words))
+        return run_command(main, list(words))
     except SystemExit as end:
         return int(str(end.code))
 
@@ -76,12 +77,12 @@ def test_commands_of_the_other_steps(
         ("submit ingest d --run r", 1, "scontrol is not installed here: run this on a login node"),
         ("submit ingest d --run r --dry-run --tasks 0", 1, "ingest needs at least one task, got 0"),
         ("submit ingest d --run r --dry-run --limit 0", 1, "must run, got limit 0"),
-        ("submit pipeline c --run r --dry-run", 1, "nothing to train: name recipes with --patch"),
-        ("submit ingest d --run r --dry-run --resume", 1, "leave --resume out"),
+        ("submit pipeline c --run r --dry-run", 2, "nothing to train: name recipes with --patch"),
+        ("submit ingest d --run r --dry-run --resume", 2, "leave --resume out"),
         ("submit ingest d --run r --site hyak --dry-run", 1, "needs account from you"),
         ("submit train a a --data u --run r --dry-run", 1, "give each once"),
         ("status r", 1, "r holds no chain: name the --run folder of a submission"),
-        ("status r -- more", 1, "only submit runs commands that could take more"),
+        ("status r -- more", 2, "only submit runs commands that could take more"),
         ("submit ingest d", 2, "--run"),
         ("submit nothing", 2, "nothing"),
     ],
