@@ -9,9 +9,9 @@ time (of all threads: on a busy machine the sounder figure), and the process's p
 
 import argparse
 import hashlib
-import json
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +19,19 @@ from pathlib import Path
 import crc32c
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards.index import notes_metadata
+from shards.documents import sealed_json
+from shards.index import IndexNotes, index_bytes
 from shards.order import Position
-from shards.schema import INDEX_COLUMNS, ImageSpec, Manifest, ShardInfo, SplitInfo, to_json
+from shards.plan import class_counts
+from shards.schema import (
+    INDEX_COLUMNS,
+    ImageSpec,
+    Manifest,
+    PackNotes,
+    ShardInfo,
+    SplitInfo,
+)
 from shards.shardset import open_shards
 from shards.stream import Stream
 
@@ -31,6 +39,7 @@ IMAGE = ImageSpec(shape=(1, 16, 16), dtype="uint8", channels=("em",), voxel_size
 STRIDE = 2048
 PER_SHARD = 4096
 BATCH = 64
+CLASSES = ("a", "b")
 
 
 def make(folder: Path, num_samples: int) -> None:
@@ -44,20 +53,20 @@ def make(folder: Path, num_samples: int) -> None:
     info = SplitInfo(
         num_samples=num_samples,
         num_neurons=num_samples // 20,
-        class_counts={},
+        class_counts=dict(sum((Counter(shard.class_counts) for shard in shards), Counter())),
         shards=tuple(shards),
     )
     manifest = Manifest(
         schema_version=1,
-        class_names=("a", "b"),
+        class_names=CLASSES,
         image=IMAGE,
         splits={"train": info},
         mean=(0.0,),
         std=(1.0,),
-        pack={},
+        pack=PackNotes(),
         dataset={},
     )
-    (folder / "manifest.json").write_text(json.dumps(to_json(manifest)))
+    (folder / "manifest.json").write_bytes(sealed_json(manifest))
 
 
 def _shard(folder: Path, start: int, count: int, crc: int) -> ShardInfo:
@@ -79,17 +88,17 @@ def _shard(folder: Path, start: int, count: int, crc: int) -> ShardInfo:
     table = pa.table(arrays, schema=pa.schema(list(INDEX_COLUMNS.items())))
     stem = f"train-{start // PER_SHARD:06d}"
     index = folder / f"{stem}.index.parquet"
-    pq.write_table(table.replace_schema_metadata(notes_metadata({})), index, compression="zstd")
+    index.write_bytes(index_bytes(table, IndexNotes()))
     with (folder / f"{stem}.tar").open("wb") as tar:
         tar.truncate(count * STRIDE)
     return ShardInfo(
         name=f"{stem}.tar",
         bytes=count * STRIDE,
-        sha256="",
+        sha256="0" * 64,
         index_name=index.name,
         index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
         num_samples=count,
-        class_counts={},
+        class_counts=class_counts(columns["label"], CLASSES),
     )
 
 

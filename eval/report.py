@@ -246,7 +246,7 @@ def provenance(found: Evaluation) -> dict[str, Any]:
         result["shards"] = {
             "url": subject.shards.url,
             "manifest_sha256": subject.shards.manifest_sha256,
-            "pack": manifest.pack,
+            "pack": asdict(manifest.pack),
         }
         result["data set"] = manifest.dataset
     return result

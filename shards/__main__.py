@@ -148,11 +148,15 @@ def index_command(
     split: Literal["", "train", "val", "test"] = "",
     class_names: tuple[str, ...] = (),
     voxel_size_nm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    force: bool = False,
 ) -> None:
     """Write index and manifest for WebDataset tars that others wrote, so that they stream too.
 
     Each sample needs one image of uint8: .npy, which streams as fast as our own, or .png, .jpg or
-    .tif, which is decoded each time; .cls and .json are used when there.
+    .tif, which is decoded each time. Its label is in .cls, or under `label` in .json: a class
+    number or the name of a class. Ids are taken from .json: synapse_id, neuron_id, pre_root_id,
+    post_root_id, nucleus_id, center_x_nm, center_y_nm, center_z_nm, size. As in WebDataset, a key
+    ends at the first dot of a file's name.
 
     Example: python -m shards index s3://bucket/their-set --class-names inhibitory excitatory
 
@@ -161,9 +165,10 @@ def index_command(
         split: of all tars; taken from the start of each name when empty
         class_names: of labels 0, 1, …
         voxel_size_nm: z y x
+        force: replace a manifest.json that `shards index` did not write
     """
     spec = ForeignSpec(split=split, class_names=class_names, voxel_size_nm=voxel_size_nm)
-    index_tars(url, spec)
+    index_tars(url, spec, force=force)
     with open_shards(url) as shards:
         print(describe(shards))
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from shards.progress import progress
-from shards.schema import Manifest
-from shards.shardset import MANIFEST, open_shards
+from shards.schema import MANIFEST, Manifest
+from shards.shardset import open_shards
 from shards.storage import Storage, hash_of, open_storage
 
 
@@ -35,10 +35,9 @@ def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield (name, SHA-256) of every tar and index."""
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            yield shard.name, shard.sha256
-            yield shard.index_name, shard.index_sha256
+    for shard in manifest.shards():
+        yield shard.name, shard.sha256
+        yield shard.index_name, shard.index_sha256
 
 
 def _copy_file(reading: Storage, writing: Storage, file: tuple[str, str], there: set[str]) -> None:

@@ -1,49 +1,56 @@
 """Index and manifest for a WebDataset tar set that others wrote, so that it streams too.
 
 Images are members `.npy`, uint8 in C order, which are read where they lie, or files of a picture
-format, which are decoded each time; all of one shape.
+format, which are decoded each time; all of one shape. `shards.foreign_samples` says what a sample
+is and where its label comes from.
 """
 
 import hashlib
-import io
-import json
 import math
 import re
-import tarfile
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards.decode import EXTENSIONS, decoded
-from shards.index import notes_metadata
+from shards.documents import sealed_json
+from shards.foreign_samples import Seen, row_of, samples_of
+from shards.index import IndexNotes, index_bytes, parse_index
+from shards.limits import max_image_bytes
+from shards.locks import sole_writer
 from shards.moments import Moments, moments_of
 from shards.plan import class_counts
 from shards.progress import progress
 from shards.schema import (
-    IDENTITY_COLUMNS,
+    INDEX,
     INDEX_COLUMNS,
+    MANIFEST,
     SCHEMA_VERSION,
     SPLIT_NAMES,
     SPLITS,
-    UNLABELLED,
+    TAR,
     ImageSpec,
     Manifest,
+    PackNotes,
     ShardInfo,
     SplitInfo,
-    to_json,
+    check_file_name,
+    parse_manifest,
 )
-from shards.shardset import MANIFEST
 from shards.storage import HashedFile, Storage, open_storage
+from shards.tarread import read_tar
 
-READ_BYTES = 4 << 20
-NUMBERS = (int, float)
+COMPRESSED = re.compile(r".*\.(tar\.\w+|tgz|tbz2?|txz|tzst|zip)", re.IGNORECASE | re.DOTALL)
+MAX_ROWS = 10**7  # of an index that is there already
+SHOWN = 5
+FORCE = "--force replaces it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +61,20 @@ class ForeignSpec:
     class_names: tuple[str, ...] = ()
     voxel_size_nm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        if not all(0 < side < math.inf for side in self.voxel_size_nm):
+            raise ValueError(f"voxel sizes must be above 0 nm, got {self.voxel_size_nm}")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class names must differ, got {', '.join(self.class_names)}")
+
 
 @dataclass
-class _Scan:
+class Scan:
     """What one tar turned out to hold."""
 
     name: str
     split: str
+    seen: Seen = field(default_factory=Seen)
     rows: list[dict[str, Any]] = field(default_factory=list)
     shape: tuple[int, ...] = ()
     encoded: bool = False
@@ -68,155 +82,165 @@ class _Scan:
     bytes: int = 0
     sha256: str = ""
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The label of each sample."""
+        return np.array([row["label"] for row in self.rows])
 
-def index_tars(url: str, spec: ForeignSpec) -> Manifest:
-    """Write an index beside every tar at `url`, and a manifest; the tars stay as they are."""
+    def table(self) -> pa.Table:
+        """Return the rows in the columns of an index."""
+        return pa.Table.from_pylist(self.rows, schema=pa.schema(list(INDEX_COLUMNS.items())))
+
+
+def index_tars(
+    url: str,
+    spec: ForeignSpec,
+    *,
+    force: bool = False,
+    say: Callable[[str], object] = lambda text: sys.stderr.write(f"{text}\n"),
+) -> Manifest:
+    """Write an index beside every tar at `url`, and a manifest; the tars stay as they are.
+
+    A manifest or an index of somebody else's is kept and refused, unless `force`. What is left
+    out, and samples without a label, are said through `say`. Nothing is written after an error.
+    """
     storage = open_storage(url)
-    names = [name for name in storage.names() if name.endswith(".tar")]
-    if not names:
-        raise ValueError(f"{url}: no .tar files there; give the folder or prefix that holds them")
-    with progress("index", len(names)) as advance:
-        scans = []
-        for name in names:
-            scans.append(_scan(storage, name, spec.split or _split_of(name)))
-            advance(1)
-    if len({(scan.shape, scan.encoded) for scan in scans}) != 1:
-        shapes = ", ".join(f"{scan.name} {scan.shape}" for scan in scans)
+    if url.startswith(("http://", "https://")):
         raise ValueError(
-            f"{url}: images differ in shape or kind ({shapes}); index each kind by itself"
+            f"{url}: a web server's folder can be neither listed nor written; copy the tars to a "
+            "path, s3:// or gs://, and index them there"
         )
-    manifest = _manifest(storage, scans, spec)
-    with storage.create(MANIFEST) as file:
-        file.write((json.dumps(to_json(manifest), indent=2, allow_nan=False) + "\n").encode())
+    with nullcontext() if storage.is_remote else sole_writer(Path(storage.url)):
+        names = _tar_names(storage, say)
+        if not force:
+            _refuse_others(storage, names)
+        with progress("index", len(names)) as advance:
+            scans = []
+            for name in names:
+                scans.append(scan(storage, name, spec.split or _split_of(name), spec.class_names))
+                advance(1)
+        _check(url, scans)
+        _say_what_is_odd(scans, say)
+        files = {_index_name(scan): _index(scan) for scan in scans}
+        manifest = _manifest(scans, files, spec)
+        for name, data in {**files, MANIFEST: sealed_json(manifest)}.items():
+            with storage.create(name) as file:
+                file.write(data)
+        storage.discard_unfinished()
     return manifest
 
 
-def _scan(storage: Storage, name: str, split: str) -> _Scan:
-    scan, file = _Scan(name=name, split=split), HashedFile(storage, name)
-    total = []
-    try:
-        with tarfile.open(fileobj=file, mode="r|", bufsize=READ_BYTES) as tar:
-            for key, members in _samples(tar):
-                row, image, encoded = _row(f"{storage.url}/{name}", key, members)
-                if scan.rows and (scan.shape, scan.encoded) != (image.shape, encoded):
-                    raise ValueError(
-                        f"{storage.url}/{name}: {key} has shape {image.shape}, others "
-                        f"{scan.shape}, or another kind of file; give all images one of each"
-                    )
-                scan.shape, scan.encoded = image.shape, encoded
-                scan.rows.append(row)
-                total.append(moments_of(image[None]))
-    except tarfile.TarError as error:
+def scan(storage: Storage, name: str, split: str, class_names: Sequence[str]) -> Scan:
+    """Read a tar to its end and return its samples; what is not right is a `ValueError`."""
+    found, file, where = (
+        Scan(name=name, split=split),
+        HashedFile(storage, name),
+        f"{storage.url}/{name}",
+    )
+    for sample in samples_of(read_tar(file, where, max_image_bytes()), where, found.seen):
+        row, image, encoded = row_of(sample, where, class_names, found.seen)
+        if found.rows and (found.shape, found.encoded) != (image.shape, encoded):
+            raise ValueError(
+                f"{where}: sample {sample.key} has shape {image.shape}, others "
+                f"{found.shape}, or another kind of file; give all images one of each"
+            )
+        found.shape, found.encoded = image.shape, encoded
+        found.rows.append(row)
+        moments = moments_of(image[None])
+        found.moments = moments if found.moments is None else found.moments + moments
+    found.bytes, found.sha256 = file.size, file.drain()
+    if not found.rows:
+        raise ValueError(f"{where}: no sample in it; remove it")
+    return found
+
+
+def _tar_names(storage: Storage, say: Callable[[str], object]) -> list[str]:
+    """Return the tars to index, and say which others are left out."""
+    names, left_out = [], _folders_with_tars(storage)
+    for name in storage.names():
+        if name.endswith(TAR) and not name.startswith("."):
+            names.append(name)
+        elif name.lower().endswith(TAR) or COMPRESSED.fullmatch(name):
+            left_out.append(name)
+    listed = _listed(left_out)
+    if not names:
         raise ValueError(
-            f"{storage.url}/{name}: not a whole tar ({error}); copy it again"
-        ) from None
-    if not scan.rows:
-        raise ValueError(f"{storage.url}/{name}: no sample in it; remove it")
-    scan.moments, scan.sha256 = reduce(add, total), file.drain()
-    scan.bytes = storage.sizes([name])[0]
-    return scan
-
-
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tuple[int, bytes]]]]:
-    """Yield (key, {extension: (offset, content)}) as WebDataset groups members."""
-    key, members = None, {}
-    for member in tar:
-        reader = tar.extractfile(member)
-        if reader is None:
-            continue
-        folder, _, base = member.name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        found = f"{folder}/{stem}" if folder else stem
-        if key is not None and found != key:
-            yield key, members
-            members = {}
-        key = found
-        members[extension] = (member.offset_data, reader.read())
-    if key is not None:
-        yield key, members
-
-
-def _row(
-    where: str, key: str, members: dict[str, tuple[int, bytes]]
-) -> tuple[dict[str, Any], np.ndarray, bool]:
-    """Return a sample's row of the index, its image, and whether that is an encoded file."""
-    found = [name for name in members if name.rpartition(".")[2].lower() in ("npy", *EXTENSIONS)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{where}: {key} has {len(found)} images ({', '.join(members)}); images stream from "
-            f"exactly one .npy, .{', .'.join(EXTENSIONS)} a sample: write them so"
+            f"{storage.url}: no .tar files there{f', only {listed}' if listed else ''}; give the "
+            "folder or prefix that holds them, uncompressed"
         )
-    offset, content = members[found[0]]
-    encoded = not found[0].endswith("npy")
-    if encoded:
+    for name in names:
+        check_file_name(name, TAR)
+    if left_out:
+        say(
+            f"note: left out: {listed}; only files .tar in the folder itself are indexed: unpack "
+            "compressed ones, index folders by themselves"
+        )
+    return names
+
+
+def _folders_with_tars(storage: Storage) -> list[str]:
+    if storage.is_remote:
+        return []
+    return sorted({f"{path.parent.name}/" for path in Path(storage.url).glob(f"*/*{TAR}*")})
+
+
+def _refuse_others(storage: Storage, names: Sequence[str]) -> None:
+    """Refuse to replace a manifest or an index that `index_tars` did not write."""
+    there = set(storage.names())
+    where = f"{storage.url}/{MANIFEST}"
+    if MANIFEST in there:
         try:
-            image, start = decoded(content), 0
+            indexed = parse_manifest(storage.read(MANIFEST), where=where).pack.indexed
         except ValueError as error:
-            raise ValueError(f"{where}: {key}: {error}") from None
-    else:
-        image, start = _npy(content, f"{where}: {key}")
-    row = {
-        **_identity(members.get("json", (0, b"{}"))[1]),
-        "key": key,
-        "label": _label(members.get("cls", (0, str(UNLABELLED).encode()))[1], f"{where}: {key}"),
-        "offset": offset + start,
-        "length": len(content) - start,
-        "crc32c": crc32c.crc32c(content[start:]),
-    }
-    return row, image, encoded
+            raise ValueError(f"{error} (it was not written by `shards index`; {FORCE})") from None
+        if not indexed:
+            raise ValueError(f"{where} is that of a packed set, which needs no index; {FORCE}")
+    for name in there & {name.removesuffix(TAR) + INDEX for name in names}:
+        where = f"{storage.url}/{name}"
+        _, notes = parse_index(storage.read(name), where=where, max_rows=MAX_ROWS)
+        if notes.plan:
+            raise ValueError(f"{where} is that of an unfinished packing: pack again, or {FORCE}")
 
 
-def _label(content: bytes, where: str) -> int:
-    try:
-        return int(content)
-    except ValueError:
-        raise ValueError(f"{where}: .cls is {content[:20]!r}; write a class number") from None
-
-
-def _npy(content: bytes, where: str) -> tuple[np.ndarray, int]:
-    """Return an array as (c, [z], y, x), and where in the file its voxels start."""
-    shape, start = _npy_start(io.BytesIO(content), where)
-    voxels = np.frombuffer(content, np.uint8, offset=start)
-    if voxels.size != math.prod(shape):
-        raise ValueError(f"{where}: it has {voxels.size} voxels, its header says {shape}")
-    return voxels.reshape(shape), start
-
-
-def _npy_start(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], int]:
-    """Return an array's shape as (c, [z], y, x) and where its voxels start."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-    if read is None:
-        raise ValueError(f"{where}: npy version {version} cannot be streamed; save it anew")
-    shape, fortran, dtype = read(stream)
-    if dtype != np.uint8 or fortran or len(shape) not in (2, 3, 4):
+def _check(url: str, scans: Sequence[Scan]) -> None:
+    """Refuse tars that differ in their images, and keys that are in two tars."""
+    if len({(scan.shape, scan.encoded) for scan in scans}) != 1:
+        shapes = ", ".join(f"{scan.name} {scan.shape}" for scan in scans[:SHOWN])
         raise ValueError(
-            f"{where}: {dtype} {shape}{', Fortran order' if fortran else ''} cannot be streamed; "
-            "save uint8 arrays (y, x), (c, y, x) or (c, z, y, x) in C order"
+            f"{url}: images differ in shape or kind ({shapes}); index each kind by itself"
         )
-    return (1, *shape) if len(shape) == 2 else shape, stream.tell()
+    first: dict[str, str] = {}
+    for found in scans:
+        for row in found.rows:
+            if (other := first.setdefault(row["key"], found.name)) != found.name:
+                raise ValueError(
+                    f"{url}/{found.name}: sample {row['key']} is in {other} too; keys must differ: "
+                    "rename, or remove the copy"
+                )
 
 
-def _identity(content: bytes) -> dict[str, Any]:
-    """Return the identity columns that a sample's JSON names; unknown is 0, NaN or empty."""
-    try:
-        found = json.loads(content)
-    except ValueError:
-        found = {}
-    row: dict[str, Any] = {}
-    for name, kind in {**IDENTITY_COLUMNS, "qc_flags": pa.string()}.items():
-        value = found.get(name) if isinstance(found, dict) else None
-        if pa.types.is_string(kind):
-            row[name] = value if isinstance(value, str) else ""
-        elif pa.types.is_floating(kind):
-            row[name] = float(value) if isinstance(value, NUMBERS) else math.nan
-        else:
-            row[name] = int(value) if isinstance(value, NUMBERS) else 0
-    return row
+def _say_what_is_odd(scans: Sequence[Scan], say: Callable[[str], object]) -> None:
+    for found in scans:
+        if found.seen.skipped:
+            say(f"note: {found.name}: no samples, skipped: {_listed(found.seen.skipped)}")
+    total = sum(len(found.rows) for found in scans)
+    if unlabelled := sum(found.seen.unlabelled for found in scans):
+        offers = sorted(set[str]().union(*(found.seen.offers for found in scans)))
+        how_many = "NONE" if unlabelled == total else f"{total - unlabelled} only"
+        say(
+            f"WARNING: {how_many} of {total} samples {'have' if total > 1 else 'has'} a label; "
+            "labels are read from .cls (a class number or name) and from 'label' in .json; the "
+            f"samples without one have {_listed(offers, 20)}"
+        )
+
+
+def _listed(names: Sequence[str], shown: int = SHOWN) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(ascii(n)[1:-1] if not n.isprintable() else n for n in names[:shown]) + more
 
 
 def _split_of(name: str) -> str:
-    start = re.match(r"[a-z]+", name.rsplit("/", 1)[-1].lower())
+    start = re.match(r"[a-z]+", name.lower())
     if start is None or start[0] not in SPLIT_NAMES:
         raise ValueError(
             f"{name}: the name does not start with {', '.join(SPLITS)}; say --split for all tars"
@@ -224,13 +248,11 @@ def _split_of(name: str) -> str:
     return SPLIT_NAMES[start[0]]
 
 
-def _manifest(storage: Storage, scans: Sequence[_Scan], spec: ForeignSpec) -> Manifest:
-    highest = max(row["label"] for scan in scans for row in scan.rows)
+def _manifest(scans: Sequence[Scan], files: dict[str, bytes], spec: ForeignSpec) -> Manifest:
+    highest = max(int(found.labels.max()) for found in scans)
     names = spec.class_names or tuple(f"class {label}" for label in range(highest + 1))
-    infos = {scan.name: _write_index(storage, scan, names) for scan in scans}
-    splits = {split: [s for s in scans if s.split == split] for split in SPLITS}
-    described = splits["train"] or scans
-    total = reduce(add, [scan.moments for scan in described if scan.moments])
+    splits = {split: [found for found in scans if found.split == split] for split in SPLITS}
+    total = reduce(add, [found.moments for found in splits["train"] or scans if found.moments])
     shape = scans[0].shape
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -241,50 +263,48 @@ def _manifest(storage: Storage, scans: Sequence[_Scan], spec: ForeignSpec) -> Ma
             channels=tuple(f"channel {i}" for i in range(shape[0])),
             voxel_size_nm=spec.voxel_size_nm,
         ),
-        splits={
-            split: _split_info([infos[s.name] for s in ours], ours, names)
-            for split, ours in splits.items()
-            if ours
-        },
+        splits={split: _split_info(part, files, names) for split, part in splits.items() if part},
         mean=total.mean,
         std=total.std,
-        pack={
-            "indexed": True,
-            "encoded": scans[0].encoded,
-            "mean_and_std_of": "train" if splits["train"] else "all",
-        },
+        pack=PackNotes(
+            indexed=True,
+            encoded=scans[0].encoded,
+            mean_and_std_of="train" if splits["train"] else "all",
+        ),
         dataset={},
     )
 
 
-def _write_index(storage: Storage, scan: _Scan, class_names: tuple[str, ...]) -> ShardInfo:
-    name = scan.name.removesuffix(".tar") + ".index.parquet"
-    table = pa.Table.from_pylist(scan.rows, schema=pa.schema(list(INDEX_COLUMNS.items())))
-    notes = {"tar_bytes": scan.bytes, "tar_sha256": scan.sha256, "encoded": scan.encoded}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(notes_metadata(notes)), buffer, compression="zstd")
-    data = buffer.getvalue().to_pybytes()
-    with storage.create(name) as file:
-        file.write(data)
-    return ShardInfo(
-        name=scan.name,
-        bytes=scan.bytes,
-        sha256=scan.sha256,
-        index_name=name,
-        index_sha256=hashlib.sha256(data).hexdigest(),
-        num_samples=len(scan.rows),
-        class_counts=class_counts(np.array([row["label"] for row in scan.rows]), class_names),
-    )
-
-
 def _split_info(
-    shards: Sequence[ShardInfo], scans: Sequence[_Scan], class_names: tuple[str, ...]
+    scans: Sequence[Scan], files: dict[str, bytes], class_names: tuple[str, ...]
 ) -> SplitInfo:
-    labels = np.array([row["label"] for scan in scans for row in scan.rows])
-    neurons = {row["neuron_id"] for scan in scans for row in scan.rows} - {0}
+    labels = np.concatenate([found.labels for found in scans])
+    neurons = {row["neuron_id"] for found in scans for row in found.rows} - {0}
     return SplitInfo(
         num_samples=len(labels),
         num_neurons=len(neurons),
         class_counts=class_counts(labels, class_names),
-        shards=tuple(shards),
+        shards=tuple(_shard_info(found, files, class_names) for found in scans),
     )
+
+
+def _shard_info(found: Scan, files: dict[str, bytes], class_names: tuple[str, ...]) -> ShardInfo:
+    name = _index_name(found)
+    return ShardInfo(
+        name=found.name,
+        bytes=found.bytes,
+        sha256=found.sha256,
+        index_name=name,
+        index_sha256=hashlib.sha256(files[name]).hexdigest(),
+        num_samples=len(found.rows),
+        class_counts=class_counts(found.labels, class_names),
+    )
+
+
+def _index_name(found: Scan) -> str:
+    return found.name.removesuffix(TAR) + INDEX
+
+
+def _index(found: Scan) -> bytes:
+    notes = IndexNotes(tar_bytes=found.bytes, tar_sha256=found.sha256, encoded=found.encoded)
+    return index_bytes(found.table(), notes)

@@ -87,7 +87,7 @@ def _tail(shards: ShardSet) -> Iterator[str]:
         shared = sum(len(members & others) for name, others in neurons.items() if name != split)
         if shared:
             yield f"{split}: shares {shared} neurons with other splits"
-    left_out = shards.manifest.pack.get("left_out") or {}
+    left_out = shards.manifest.pack.left_out
     yield "left out: " + (", ".join(f"{n} {why}" for why, n in left_out.items()) or "nothing")
 
 

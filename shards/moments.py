@@ -6,10 +6,13 @@ from math import sqrt
 
 import numpy as np
 
+from shards.documents import document
+
 # Longest run of squares of a uint8 whose sum a float32 still holds exactly: 255² · 256 < 2²⁴.
 EXACT_RUN = 256
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moments:
     """Sums over the voxels of each channel: how many, their values, their values squared."""

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,10 +20,10 @@ import dask.callbacks
 import dask.delayed
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shards.documents import sealed_json
 from shards.folds import OVERLAP, split_by_fold
-from shards.index import index_notes, notes_metadata, parse_index
+from shards.index import IndexNotes, index_bytes, parse_index
 from shards.moments import Moments, moments_of
 from shards.plan import (
     PackOptions,
@@ -37,19 +37,21 @@ from shards.progress import progress
 from shards.schema import (
     IDENTITY_COLUMNS,
     INDEX_COLUMNS,
+    MANIFEST,
     SCHEMA_VERSION,
     Manifest,
+    PackNotes,
     ShardInfo,
     SplitInfo,
     to_json,
 )
-from shards.shardset import MANIFEST
 from shards.storage import Storage, hash_of, open_storage
 from shards.store import SampleStore, open_store
 from shards.tar import TarWriter, npy_header
 
 DASK: Any = dask  # its functions have no types
 READ_BYTES = 32 << 20  # of images a task holds at a time
+MAX_ROWS = 10**7  # of another packing's index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,10 @@ def pack(
     task, class_names = DASK.delayed(pack_shard, pure=False), store.dataset.class_names
     tasks = [task(dataset_dir, view, url, plan, class_names) for plan in plans]
     packed = _run(tasks, workers, scheduler)
-    notes = {**asdict(options), "samples_per_shard": per_shard, "left_out": left_out}
+    notes = PackNotes(**asdict(options) | {"samples_per_shard": per_shard, "left_out": left_out})
     manifest = _manifest(store, view, notes, plans, packed)
     with storage.create(MANIFEST) as file:
-        file.write((json.dumps(to_json(manifest), indent=2, allow_nan=False) + "\n").encode())
+        file.write(sealed_json(manifest))
     storage.discard_unfinished()
     return manifest
 
@@ -107,15 +109,11 @@ def pack_shard(
         writer = TarWriter(file)
         places, moments = _write_samples(writer, store, view, plan.samples)
         tar_sha256 = writer.close()
-    notes = {
-        "plan": plan.identity,
-        "tar_bytes": writer.offset,
-        "tar_sha256": tar_sha256,
-        "moments": asdict(moments),
-    }
-    table = _index_table(plan.samples, places).replace_schema_metadata(notes_metadata(notes))
+    notes = IndexNotes(
+        plan=plan.identity, tar_bytes=writer.offset, tar_sha256=tar_sha256, moments=moments
+    )
     with storage.create(plan.index_name) as file:
-        pq.write_table(table, file, compression="zstd")
+        file.write(index_bytes(_index_table(plan.samples, places), notes))
     finished = _finished(storage, plan, class_names, trust_tar=True)
     assert finished is not None
     return finished
@@ -175,59 +173,51 @@ def _finished(
     A tar on an object store is trusted by its size: it appeared whole, and hashing it would mean
     to fetch it; `verify` does.
     """
-    notes = _notes(storage, plan.index_name)
-    if notes is None or notes["plan"] != plan.identity:
+    data, notes = _index(storage, plan.index_name, len(plan.samples))
+    if notes is None or notes.plan != plan.identity or not notes.sha256 or notes.moments is None:
         return None
     if not trust_tar and not _is_whole(storage, plan.name, notes):
         return None
     labels = plan.samples["label"].to_numpy()
     info = ShardInfo(
         name=plan.name,
-        bytes=notes["tar_bytes"],
-        sha256=notes["tar_sha256"],
+        bytes=notes.tar_bytes,
+        sha256=notes.tar_sha256,
         index_name=plan.index_name,
-        index_sha256=hashlib.sha256(storage.read(plan.index_name)).hexdigest(),
+        index_sha256=hashlib.sha256(data).hexdigest(),
         num_samples=len(labels),
         class_counts=class_counts(labels, class_names),
     )
-    moments = notes["moments"]
-    return PackedShard(
-        info=info,
-        moments=Moments(
-            count=moments["count"],
-            sums=tuple(moments["sums"]),
-            squares=tuple(moments["squares"]),
-        ),
-    )
+    return PackedShard(info=info, moments=notes.moments)
 
 
-def _notes(storage: Storage, index_name: str) -> dict[str, Any] | None:
-    """Return the notes of an index; None if it is missing or cannot be read."""
+def _index(storage: Storage, name: str, max_rows: int) -> tuple[bytes, IndexNotes | None]:
+    """Return an index file and its notes; no notes if it is missing, altered or cannot be read."""
     try:
-        data = storage.read(index_name)
-        parse_index(data, where=index_name)
-        return index_notes(pq.read_schema(pa.BufferReader(data)).metadata, index_name)
+        data = storage.read(name)
+        return data, parse_index(data, where=name, max_rows=max_rows)[1]
     except (ValueError, OSError):
-        return None
+        return b"", None
 
 
-def _is_whole(storage: Storage, name: str, notes: dict[str, Any]) -> bool:
+def _is_whole(storage: Storage, name: str, notes: IndexNotes) -> bool:
     try:
-        if storage.sizes([name]) != [notes["tar_bytes"]]:
+        if storage.sizes([name]) != [notes.tar_bytes]:
             return False
-        return storage.is_remote or hash_of(storage, name) == notes["tar_sha256"]
+        return storage.is_remote or hash_of(storage, name) == notes.tar_sha256
     except ValueError:
         return False
 
 
 def _refuse_others(storage: Storage, plans: Sequence[ShardPlan]) -> None:
     """Refuse a folder that holds shards of another packing, which a reader could not tell apart."""
-    planned = {plan.index_name: plan.identity for plan in plans}
+    planned = {plan.index_name: plan for plan in plans}
     for name in storage.names():
         if not name.endswith(".index.parquet"):
             continue
-        notes = _notes(storage, name)
-        if notes is not None and notes.get("plan") != planned.get(name):
+        plan = planned.get(name)
+        _, notes = _index(storage, name, MAX_ROWS)
+        if notes is not None and (plan is None or notes.plan != plan.identity):
             raise ValueError(
                 f"{storage.url}/{name} belongs to another packing (other samples, seed or shard "
                 "size); give another --out, or empty this one"
@@ -267,7 +257,7 @@ def _content_identity(store: SampleStore, view: str) -> str:
 def _manifest(
     store: SampleStore,
     view: str,
-    notes: dict[str, Any],
+    notes: PackNotes,
     plans: Sequence[ShardPlan],
     packed: Sequence[PackedShard],
 ) -> Manifest:
@@ -287,11 +277,11 @@ def _manifest(
         splits={split: _split_info(store, split, plans, packed) for split in splits},
         mean=total.mean,
         std=total.std,
-        pack={
-            **notes,
-            "mean_and_std_of": described,
-            "code_version": importlib.metadata.version("synshards"),
-        },
+        pack=replace(
+            notes,
+            mean_and_std_of=described,
+            code_version=importlib.metadata.version("synshards"),
+        ),
         dataset={name: dataset[name] for name in ("config", "sources", "rules", "code_version")},
     )
 

@@ -14,11 +14,17 @@ Shard set (a URL, written by `shards pack`), for the splits train, val and test:
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, with_config
+
+from shards.documents import document, parse_json
+from shards.limits import IMAGE_VARIABLE, max_image_bytes
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -27,6 +33,10 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 View = Literal["patch", "cube"]
 VIEWS: tuple[View, ...] = get_args(View)
 UNLABELLED = -1
+MANIFEST, TAR, INDEX = "manifest.json", ".tar", ".index.parquet"
+SHA256 = re.compile("[0-9a-f]{64}")
+MAX_NAME_BYTES = 200  # leaves room for a temporary file's name
+MIN_SAMPLE_BYTES = 1024  # a tar's header and a block of content
 
 # Who a sample is. `neuron_id` is the presynaptic unit that splits and bootstraps go by: the
 # nucleus id where it is known, else the presynaptic root id. Ids are 0 where unknown.
@@ -64,6 +74,7 @@ INDEX_COLUMNS = {
 }
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSpec:
     """What one image is: axes (c, y, x) for a patch and (c, z, y, x) for a cube."""
@@ -78,6 +89,13 @@ class ImageSpec:
             raise ValueError(f"image shape must be (c, y, x) or (c, z, y, x), got {self.shape}")
         if self.shape[0] != len(self.channels):
             raise ValueError(f"{self.shape[0]} channels but {len(self.channels)} names")
+        if self.dtype != "uint8":
+            raise ValueError(f"images are uint8, got dtype {self.dtype!r}")
+        if self.nbytes > (limit := max_image_bytes()):
+            raise ValueError(
+                f"images of shape {self.shape} have more than the {limit} bytes that one image may "
+                f"have; if that is right, raise {IMAGE_VARIABLE}"
+            )
 
     @property
     def view(self) -> View:
@@ -87,7 +105,7 @@ class ImageSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of an image's voxels."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape)
 
     @property
     def axes(self) -> str:
@@ -111,9 +129,10 @@ class Dataset:
     code_version: str
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
-    """One tar and its index."""
+    """One tar and its index: plain file names beside the manifest, SHA-256 in hexadecimal."""
 
     name: str
     bytes: int
@@ -123,7 +142,21 @@ class ShardInfo:
     num_samples: int
     class_counts: dict[str, int]
 
+    def __post_init__(self) -> None:
+        check_file_name(self.name, TAR)
+        check_file_name(self.index_name, INDEX)
+        for name in ("sha256", "index_sha256"):
+            if not SHA256.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected 64 hex digits")
+        if not 0 <= self.num_samples * MIN_SAMPLE_BYTES <= self.bytes < 2**62:
+            raise ValueError(f"{self.num_samples} samples cannot lie in {self.bytes} bytes")
+        if sum(self.class_counts.values()) != self.num_samples:
+            raise ValueError(
+                f"the classes of {self.name} do not add up to {self.num_samples} samples"
+            )
 
+
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitInfo:
     """The shards of one split, in order."""
@@ -133,7 +166,35 @@ class SplitInfo:
     class_counts: dict[str, int]
     shards: tuple[ShardInfo, ...]
 
+    def __post_init__(self) -> None:
+        if sum(shard.num_samples for shard in self.shards) != self.num_samples:
+            raise ValueError(f"the shards do not add up to {self.num_samples} samples")
+        total = Counter[str]()
+        for shard in self.shards:
+            total.update(shard.class_counts)
+        if total != Counter(self.class_counts):
+            raise ValueError("the classes of the shards do not add up to those of the split")
 
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackNotes:
+    """How a shard set was made: what `shards pack` was asked, or that `shards index` did it."""
+
+    samples_per_shard: int | None = None
+    seed: int | None = None
+    unlabelled: str = ""
+    exclude_flags: tuple[str, ...] = ()
+    num_folds: int | None = None
+    fold: int | None = None
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> samples
+    mean_and_std_of: str = ""  # the split that they describe, or `all`
+    code_version: str = ""
+    indexed: bool = False  # the tars are others'
+    encoded: bool = False  # images are files of a picture format
+
+
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """`manifest.json`: a whole shard set. `mean` and `std` are the training split's, 0 to 255."""
@@ -144,8 +205,64 @@ class Manifest:
     splits: dict[str, SplitInfo]
     mean: tuple[float, ...]  # a channel
     std: tuple[float, ...]
-    pack: dict[str, Any]  # seed, samples a shard, code version
+    pack: PackNotes
     dataset: dict[str, Any]  # config, sources and rules of the sample store
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == len(self.image.channels):
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} standard deviations for "
+                f"{len(self.image.channels)} channels"
+            )
+        if not all(0 <= value <= 255 for value in (*self.mean, *self.std)):
+            raise ValueError(f"mean {self.mean} and std {self.std} are not of uint8 voxels")
+        if not self.splits or not self.splits.keys() <= set(SPLITS):
+            raise ValueError(
+                f"splits are {', '.join(self.splits) or 'missing'}, expected {', '.join(SPLITS)}"
+            )
+        _refuse_repeated(self.class_names, "class")
+        _refuse_repeated([name.casefold() for name in self.file_names()], "file")
+        if bad := next((name for name in self.class_names if not name.isprintable()), None):
+            raise ValueError(f"class name {bad!r} cannot be printed")
+
+    def shards(self) -> Iterable[ShardInfo]:
+        """Return the shards of all splits."""
+        return (shard for info in self.splits.values() for shard in info.shards)
+
+    def file_names(self) -> list[str]:
+        """Return the names of all tars and indices."""
+        return [name for shard in self.shards() for name in (shard.name, shard.index_name)]
+
+
+def check_file_name(name: str, suffix: str) -> None:
+    """Refuse what is not the plain name of a file with this suffix in a folder."""
+    plain = name.isprintable() and not name.startswith(".") and not re.search(r"[/\\]", name)
+    if not plain or not name.endswith(suffix) or len(name.encode()) > MAX_NAME_BYTES:
+        shown = ascii(name[:80]) + ("..." if len(name) > 80 else "")
+        raise ValueError(
+            f"shard file {shown}, expected a plain file name that ends in {suffix}: printable, no "
+            f"slash, no leading dot, up to {MAX_NAME_BYTES} bytes"
+        )
+
+
+def _refuse_repeated(names: Iterable[str], what: str) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{what} {repeated[0]!r} is named twice (case aside for files)")
+
+
+@with_config(ConfigDict(strict=True, extra="ignore"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Versioned:
+    schema_version: int
+
+
+def parse_manifest(data: bytes, *, where: str) -> Manifest:
+    """Return the manifest in the bytes of a `manifest.json`; anything else is a `ValueError`."""
+    where, cure = f"{where}: not a readable manifest", "copy the shard set again, or make it again"
+    check_schema_version(
+        parse_json(_Versioned, data, where=where, cure=cure).schema_version, where=where
+    )
+    return parse_json(Manifest, data, where=where, cure=cure)
 
 
 def check_schema_version(found: object, *, where: str) -> None:
@@ -155,22 +272,6 @@ def check_schema_version(found: object, *, where: str) -> None:
             f"{where}: schema version {found!r} is unknown, this code reads version "
             f"{SCHEMA_VERSION}; read it with the synshards version that wrote it, or write it again"
         )
-
-
-def manifest_from_json(value: dict[str, Any], *, where: str) -> Manifest:
-    """Return the manifest that `value` holds; unknown versions and missing fields are errors."""
-    check_schema_version(value.get("schema_version"), where=where)
-    _require(value, Manifest, where=where)
-    return Manifest(
-        **{
-            **value,
-            "class_names": tuple(value["class_names"]),
-            "image": image_spec_from_json(value["image"], where=where),
-            "splits": {k: _split_from_json(v, where=where) for k, v in value["splits"].items()},
-            "mean": tuple(value["mean"]),
-            "std": tuple(value["std"]),
-        }
-    )
 
 
 def dataset_from_json(value: dict[str, Any], *, where: str) -> Dataset:
@@ -198,16 +299,9 @@ def image_spec_from_json(value: dict[str, Any], *, where: str) -> ImageSpec:
     )
 
 
-def to_json(record: Dataset | Manifest) -> dict[str, Any]:
+def to_json(record: Dataset) -> dict[str, Any]:
     """Return a record as plain JSON values."""
     return asdict(record)
-
-
-def _split_from_json(value: dict[str, Any], *, where: str) -> SplitInfo:
-    _require(value, SplitInfo, where=where)
-    for shard in value["shards"]:
-        _require(shard, ShardInfo, where=where)
-    return SplitInfo(**{**value, "shards": tuple(ShardInfo(**shard) for shard in value["shards"])})
 
 
 def _require(value: dict[str, Any], record: type, *, where: str) -> None:

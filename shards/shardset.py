@@ -1,7 +1,6 @@
 """A shard set, opened for reading: its manifest, its indices, its images."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from threading import Lock
@@ -13,11 +12,9 @@ from shards.cache_folder import CacheSpec, cache_from_environment
 from shards.decode import decoded
 from shards.index import Index, load_index
 from shards.patience import Patience
-from shards.schema import Manifest, manifest_from_json
+from shards.schema import MANIFEST, Manifest, parse_manifest
 from shards.sections import Sections
 from shards.storage import Storage, open_storage
-
-MANIFEST = "manifest.json"
 
 
 class ShardSet:
@@ -32,7 +29,7 @@ class ShardSet:
         self.manifest = manifest
         self.manifest_sha256 = manifest_sha256
         self.storage = storage
-        self._encoded = bool(manifest.pack.get("encoded"))
+        self._encoded = manifest.pack.encoded
         self._lock = Lock()
         self._indices: dict[str, Index] = {}
         self._checked: dict[str, np.ndarray] = {}  # the file's stamp when a sample was right
@@ -57,6 +54,7 @@ class ShardSet:
 
     def read_images(self, split: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the images (b, c, [z], y, x) of these rows of the split's index, crc-checked."""
+        self.index(split)  # whose checks bound what an image may take
         image = self.manifest.image
         out = np.empty((len(rows), *image.shape), image.dtype)
         self.read_into(split, np.asarray(rows, np.int64), out)
@@ -107,7 +105,13 @@ class ShardSet:
         stamp = self.storage.read_into(name, int(index.offset[row]), memoryview(data))
         if checked[row] != stamp:
             checked[row] = self._verified(index, row, memoryview(data), stamp)
-        image[...] = decoded(bytes(data))
+        array = decoded(bytes(data))
+        if array.shape != image.shape:
+            raise ValueError(
+                f"{self.url}/{name}: sample {index.column('key')[row]} is an image of shape "
+                f"{array.shape}, the manifest says {image.shape}; index the tars again"
+            )
+        image[...] = array
 
     def _read_sections(
         self, index: Index, stamp: int, row: int, image: np.ndarray, sections: Sections
@@ -152,7 +156,7 @@ class ShardSet:
                     f"{self.url}/{shard.name} has {size} bytes, the manifest says {shard.bytes}: "
                     "it is truncated or another file; copy it again, or pack again"
                 )
-        return load_index(self.storage, split, info, self.manifest.image)
+        return load_index(self.storage, self.manifest, split)
 
 
 def open_shards(
@@ -164,10 +168,6 @@ def open_shards(
     either every read goes to the remote side. `patience` says how long a request is tried.
     """
     storage = open_storage(str(url), cache or cache_from_environment(os.environ), patience)
-    where = f"{storage.url}/{MANIFEST}"
     data = storage.read(MANIFEST)
-    try:
-        manifest = manifest_from_json(json.loads(data), where=where)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not a readable manifest ({error}); pack again") from None
+    manifest = parse_manifest(data, where=f"{storage.url}/{MANIFEST}")
     return ShardSet(storage, manifest, hashlib.sha256(data).hexdigest())

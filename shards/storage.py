@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from shards.cache import CachedStorage
@@ -20,6 +20,9 @@ from shards.patience import Patience
 from shards.remote import RemoteStorage, stamp_of
 from shards.schema import ShardInfo
 from shards.urls import without_secrets
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAX_OPEN_FILES = 256
 LOOK_AGAIN_S = 1.0  # how old what is known of an open file's last change may be
@@ -110,7 +113,7 @@ class HashedFile(io.RawIOBase):
     def __init__(self, storage: Storage, name: str) -> None:
         super().__init__()
         self._storage, self._name = storage, name
-        self._size = storage.sizes([name])[0]
+        self.size = storage.sizes([name])[0]
         self._position = 0
         self._sha256 = hashlib.sha256()
 
@@ -118,15 +121,15 @@ class HashedFile(io.RawIOBase):
         """It is."""
         return True
 
-    def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes more; all that is left without it."""
-        left = self._size - self._position
-        chunk = bytearray(left if size < 0 else min(size, left))
-        if chunk:
-            self._storage.read_into(self._name, self._position, memoryview(chunk))
-        self._position += len(chunk)
-        self._sha256.update(chunk)
-        return bytes(chunk)
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill `buffer` with the bytes that follow, as far as there are any; return how many."""
+        data = memoryview(buffer).cast("B")
+        data = data[: min(len(data), self.size - self._position)]
+        if data:
+            self._storage.read_into(self._name, self._position, data)
+        self._position += len(data)
+        self._sha256.update(data)
+        return len(data)
 
     def drain(self) -> str:
         """Read the rest and return the hash of all."""

@@ -1,7 +1,5 @@
 """Does a shard set hold what its manifest and indices say? Every fault by name."""
 
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +8,18 @@ from typing import Any
 import crc32c
 import numpy as np
 
+from shards.foreign import scan
 from shards.index import load_shard_table
+from shards.limits import max_image_bytes
+from shards.pack import identity_json
+from shards.plan import class_counts
 from shards.progress import progress
-from shards.schema import SPLITS, ImageSpec, Manifest, ShardInfo
-from shards.shardset import MANIFEST, open_shards
-from shards.storage import HashedFile, Storage, hash_of, open_storage
+from shards.schema import INDEX, TAR, ImageSpec, Manifest, ShardInfo
+from shards.shardset import open_shards
+from shards.storage import HashedFile, Storage, open_storage
 from shards.tar import npy_header
+from shards.tarread import Member, read_tar
 
-READ_BYTES = 4 << 20
 MEMBERS = ("image.npy", "cls", "json")
 
 
@@ -31,10 +33,10 @@ def verify(url: str, *, fast: bool = False, workers: int = 2) -> list[str]:
     with open_shards(url) as shards:
         manifest = shards.manifest
     storage = open_storage(url)
-    jobs = [(split, shard) for split, info in manifest.splits.items() for shard in info.shards]
-    faults = [*_counts(manifest), *_unlisted(storage, manifest)]
+    jobs = list(manifest.shards())
+    faults = list(_unlisted(storage, manifest))
     with ThreadPoolExecutor(workers) as pool, progress("verify", len(jobs)) as advance:
-        for found in pool.map(lambda job: _shard_faults(storage, job[1], manifest, fast), jobs):
+        for found in pool.map(lambda job: _shard_faults(storage, job, manifest, fast), jobs):
             faults.extend(found)
             advance(1)
     return faults + _repeated_keys(storage, manifest)
@@ -46,50 +48,53 @@ def _shard_faults(storage: Storage, shard: ShardInfo, manifest: Manifest, fast: 
         size = storage.sizes([shard.name])[0]
         if size != shard.bytes:
             faults.append(f"{shard.name}: has {size} bytes, the manifest says {shard.bytes}")
-        rows = load_shard_table(storage, shard, manifest.image).to_pylist()
+        table = load_shard_table(storage, manifest, shard)
     except ValueError as error:
         return [*faults, str(error)]
-    counts = Counter(
-        manifest.class_names[row["label"]] if row["label"] >= 0 else "unlabelled" for row in rows
-    )
-    if counts != Counter(shard.class_counts):
-        faults.append(f"{shard.index_name}: labels {dict(counts)}, the manifest says otherwise")
-    if manifest.pack.get("indexed") and not fast:
-        faults.extend(_foreign_faults(storage, shard, rows))
-    elif not fast:
-        faults.extend(
-            f"{shard.name}: {fault}" for fault in _tar_faults(storage, shard, rows, manifest.image)
-        )
+    counts = class_counts(table["label"].to_numpy(), manifest.class_names)
+    if Counter(counts) != Counter(shard.class_counts):
+        faults.append(f"{shard.index_name}: labels {counts}, the manifest says otherwise")
+    if not fast:
+        check = _foreign_faults if manifest.pack.indexed else _tar_faults
+        found = check(storage, shard, table.to_pylist(), manifest)
+        faults.extend(f"{shard.name}: {fault}" for fault in found)
     return faults
 
 
 def _foreign_faults(
-    storage: Storage, shard: ShardInfo, rows: list[dict[str, Any]]
+    storage: Storage, shard: ShardInfo, rows: list[dict[str, Any]], manifest: Manifest
 ) -> Iterator[str]:
-    """Check tars that others wrote: their hash, and every image where the index says."""
-    if hash_of(storage, shard.name) != shard.sha256:
-        yield f"{shard.name}: SHA-256 differs from the manifest's"
-    for row in rows:
-        data = bytearray(row["length"])
-        storage.read_into(shard.name, row["offset"], memoryview(data))
-        if crc32c.crc32c(bytes(data)) != row["crc32c"]:
-            yield f"{shard.name}: {row['key']}: checksum differs from the index"
+    """Read a tar that others wrote as `shards index` does, and compare with its index."""
+    try:
+        found = scan(storage, shard.name, "", manifest.class_names)
+    except ValueError as error:
+        yield f"cannot be read as when it was indexed: {error}"
+        return
+    if found.sha256 != shard.sha256:
+        yield "SHA-256 differs from the manifest's"
+    if len(found.rows) != len(rows):
+        yield f"has {len(found.rows)} samples, the index says {len(rows)}"
+    for row, other in zip(rows, found.table().to_pylist(), strict=False):
+        if row["key"] != other["key"]:
+            yield f"sample {other['key']} stands where the index says {row['key']}"
+        elif row["crc32c"] != other["crc32c"]:
+            yield f"{row['key']}: checksum differs from the index"
+        else:
+            for name, value in row.items():
+                if value != other[name] and value == value:  # noqa: PLR0124 (NaN)
+                    yield f"{row['key']}: {name} is {other[name]!r}, the index says {value!r}"
 
 
 def _tar_faults(
-    storage: Storage, shard: ShardInfo, rows: list[dict[str, Any]], image: ImageSpec
+    storage: Storage, shard: ShardInfo, rows: list[dict[str, Any]], manifest: Manifest
 ) -> Iterator[str]:
-    file = HashedFile(storage, shard.name)
-    members = 0
+    file, members = HashedFile(storage, shard.name), 0
     try:
-        with tarfile.open(fileobj=file, mode="r|", bufsize=READ_BYTES) as tar:
-            for member in tar:
-                reader = tar.extractfile(member)
-                data = reader.read() if reader else b""
-                row = rows[members // len(MEMBERS)] if members < len(rows) * len(MEMBERS) else None
-                yield from _member_faults(member, data, row, MEMBERS[members % len(MEMBERS)], image)
-                members += 1
-    except (tarfile.TarError, ValueError, OSError) as error:
+        for member in read_tar(file, f"{storage.url}/{shard.name}", max_image_bytes()):
+            row = rows[members // len(MEMBERS)] if members < len(rows) * len(MEMBERS) else None
+            yield from _member_faults(member, row, MEMBERS[members % len(MEMBERS)], manifest.image)
+            members += 1
+    except (ValueError, OSError) as error:
         yield f"cannot be read to its end: {error}"
         return
     if members != len(rows) * len(MEMBERS):
@@ -99,78 +104,42 @@ def _tar_faults(
 
 
 def _member_faults(
-    member: tarfile.TarInfo,
-    data: bytes,
-    row: dict[str, Any] | None,
-    suffix: str,
-    image: ImageSpec,
+    member: Member, row: dict[str, Any] | None, suffix: str, image: ImageSpec
 ) -> Iterator[str]:
+    name, data = f"member {ascii(member.name)[1:-1]}", member.content
     if row is None:
-        yield f"member {member.name} is not in the index"
+        yield f"{name} is not in the index"
     elif member.name != f"{row['key']}.{suffix}":
-        yield f"member {member.name} stands where the index says {row['key']}.{suffix}"
+        yield f"{name} stands where the index says {row['key']}.{suffix}"
     elif suffix == "image.npy":
         header = npy_header(image.shape, image.dtype)
         if not data.startswith(header):
-            yield f"member {member.name} is not a {image.dtype} array {image.shape}"
-        if member.offset_data + len(header) != row["offset"]:
-            yield f"member {member.name}: the index has another offset"
+            yield f"{name} is not a {image.dtype} array {image.shape}"
+        if member.offset + len(header) != row["offset"]:
+            yield f"{name}: the index has another offset"
         if crc32c.crc32c(data[len(header) :]) != row["crc32c"]:
-            yield f"member {member.name}: checksum differs from the index"
+            yield f"{name}: checksum differs from the index"
     elif suffix == "cls":
         if data != str(row["label"]).encode():
-            yield f"member {member.name}: label {data!r}, the index says {row['label']}"
-    else:
-        yield from _identity_faults(member.name, data, row)
-
-
-def _identity_faults(name: str, data: bytes, row: dict[str, Any]) -> Iterator[str]:
-    try:
-        found = json.loads(data)
-    except ValueError:
-        yield f"member {name}: not JSON"
-        return
-    expected = {column: row[column] for column in found if column in row}
-    same = all(
-        found[column] == value or (found[column] is None and value != value)  # noqa: PLR0124 (NaN)
-        for column, value in expected.items()
-    )
-    if not same or len(expected) != len(found):
-        yield f"member {name}: identity differs from the index"
-
-
-def _counts(manifest: Manifest) -> Iterator[str]:
-    for split, info in manifest.splits.items():
-        if split not in SPLITS:
-            yield f"{MANIFEST}: split {split!r} is not one of {', '.join(SPLITS)}"
-        if sum(shard.num_samples for shard in info.shards) != info.num_samples:
-            yield f"{MANIFEST}: the shards of {split} do not add up to {info.num_samples} samples"
-        total: Counter[str] = Counter()
-        for shard in info.shards:
-            total.update(shard.class_counts)
-        if total != Counter(info.class_counts):
-            yield f"{MANIFEST}: the classes of {split}'s shards do not add up"
+            yield f"{name}: label {data[:40]!r}, the index says {row['label']}"
+    elif data != identity_json(row):
+        yield f"{name}: identity differs from the index"
 
 
 def _unlisted(storage: Storage, manifest: Manifest) -> Iterator[str]:
-    listed = {MANIFEST}
-    for info in manifest.splits.values():
-        listed.update(name for shard in info.shards for name in (shard.name, shard.index_name))
+    listed = set(manifest.file_names())
     for name in storage.names() if storage.can_list else ():
-        if name.endswith((".tar", ".index.parquet")) and name not in listed:
-            yield f"{name}: not in the manifest"
+        if name.endswith((TAR, INDEX)) and name not in listed:
+            yield f"{ascii(name)[1:-1]}: not in the manifest"
 
 
 def _repeated_keys(storage: Storage, manifest: Manifest) -> list[str]:
     keys: list[np.ndarray] = []
-    for info in manifest.splits.values():
-        for shard in info.shards:
-            try:
-                keys.append(
-                    load_shard_table(storage, shard, manifest.image, ("key",))["key"].to_numpy()
-                )
-            except ValueError:
-                continue  # named already
+    for shard in manifest.shards():
+        try:
+            keys.append(load_shard_table(storage, manifest, shard, ("key",))["key"].to_numpy())
+        except ValueError:
+            continue  # named already
     values, counts = np.unique(np.concatenate(keys) if keys else [], return_counts=True)
     return [
         f"key {key}: {n} samples have it" for key, n in zip(values, counts, strict=True) if n > 1

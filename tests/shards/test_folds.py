@@ -87,8 +87,8 @@ def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> N
     for fold in range(4):
         url = str(tmp_path / str(fold))
         manifest = pack(store, "patch", url, PackOptions(fold=fold, num_folds=4))
-        assert (manifest.pack["fold"], manifest.pack["num_folds"]) == (fold, 4)
-        assert manifest.pack["left_out"][OVERLAP] >= 0
+        assert (manifest.pack.fold, manifest.pack.num_folds) == (fold, 4)
+        assert manifest.pack.left_out[OVERLAP] >= 0
         with open_shards(url) as shards:
             index = shards.index("test")
             images = shards.read_images("test", np.arange(len(index)))

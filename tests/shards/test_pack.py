@@ -120,7 +120,7 @@ def test_what_is_left_out_is_counted(store: Path, tmp_path: Path) -> None:
     manifest = pack(store, "patch", str(tmp_path / "a"), options)
     packed = sum(info.num_samples for info in manifest.splits.values())
     assert packed == len(samples) - int((unlabelled | blurred).sum())
-    assert sum(manifest.pack["left_out"].values()) == len(samples) - packed
+    assert sum(manifest.pack.left_out.values()) == len(samples) - packed
     kept = pack(store, "patch", str(tmp_path / "b"), PackOptions(unlabelled="keep"))
     assert sum(info.num_samples for info in kept.splits.values()) == len(samples)
     assert kept.splits["train"].class_counts["unlabelled"] > 0
