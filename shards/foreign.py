@@ -105,10 +105,10 @@ def index_tars(
     out, and samples without a label, are said through `say`. Nothing is written after an error.
     """
     storage = open_storage(url)
-    if url.startswith(("http://", "https://")):
+    if not storage.can_list:
         raise ValueError(
-            f"{url}: a web server's folder can be neither listed nor written; copy the tars to a "
-            "path, s3:// or gs://, and index them there"
+            f"{storage.url}: a web server's folder can be neither listed nor written; copy the "
+            "tars to a path, s3:// or gs://, and index them there"
         )
     with nullcontext() if storage.is_remote else sole_writer(Path(storage.url)):
         names = _tar_names(storage, say)
