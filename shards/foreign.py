@@ -105,11 +105,6 @@ def index_tars(
     out, and samples without a label, are said through `say`. Nothing is written after an error.
     """
     storage = open_storage(url)
-    if not storage.can_list:
-        raise ValueError(
-            f"{storage.url}: a web server's folder can be neither listed nor written; copy the "
-            "tars to a path, s3:// or gs://, and index them there"
-        )
     with nullcontext() if storage.is_remote else sole_writer(Path(storage.url)):
         names = _tar_names(storage, say)
         if not force:

@@ -109,7 +109,7 @@ def test_what_cannot_stream_is_refused(tmp_path: Path, images: np.ndarray) -> No
     with pytest.raises(ValueError, match=r"a.tar: byte 700: the tar ends there, without"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
     write(tmp_path / "a.tar", images[:2], 0, cls=b"dog")
-    with pytest.raises(ValueError, match=rr"where-0: .cls is .dog., expected one class"):
+    with pytest.raises(ValueError, match=r"where-0: .cls is .dog., expected one class"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         writer.write({"__key__": "x", "png": b"no picture"})
