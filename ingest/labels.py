@@ -5,28 +5,32 @@ say the same), `single`; each is surer as `..._proofread`, where people have gon
 A manual table outranks the others; others that disagree give no label.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
-from ingest.config import LabelConfig, LabelTable
-from ingest.tables import open_table
+from ingest.config import LabelConfig, LabelTable, ProofreadTable
+from ingest.tables import Ints, known_ids, open_table
 from shards.schema import UNLABELLED
+from shards.table_files import Column, canonical_value
 
 # What drops a synapse, in the order in which it is looked at.
 DROPS = (
-    "presynaptic root id is 0",
+    "no presynaptic root id",
     "autapse",
     "root with more than one nucleus",
     "label tables in conflict",
     "neuron left out by tiers, proofread or neurons_per_class",
     "no label",
 )
+
+SHOWN_VALUES = 8  # of a label column, in an error
 
 Mask = npt.NDArray[np.bool_]
 
@@ -42,6 +46,7 @@ class NeuronLabels:
     multi_nucleus: frozenset[int]
     conflicts: frozenset[int]
     left_out: frozenset[int] = frozenset()
+    notes: Mapping[str, int] = field(default_factory=dict)  # rows of the tables that say nothing
 
 
 class Funnel:
@@ -94,40 +99,41 @@ def tier_counts(samples: pd.DataFrame) -> dict[str, int]:
 
 def neuron_labels(config: LabelConfig) -> NeuronLabels:
     """Read the label tables and settle on a class for each presynaptic root."""
-    rows = pd.concat([_read(table) for table in config.tables], ignore_index=True)
-    rows = rows[(rows.root_id != 0)]
+    notes = dict[str, int]()
+    rows = pd.concat([_read(table, notes) for table in config.tables], ignore_index=True)
     nuclei = rows[rows.nucleus_id != 0].drop_duplicates(["root_id", "nucleus_id"])
     per_root = nuclei.groupby("root_id").size()
+    rows = _with_known_nuclei(rows, nuclei)
     votes = rows[rows["class"].notna()]
     codes = {name: code for code, name in enumerate(config.class_names)}
     votes = votes.assign(label=votes["class"].map(codes).astype(np.int16))
     decided, conflicts = _decide(votes)
     if decided.empty:
         raise ValueError(
-            f"{', '.join(table.path for table in config.tables)}: no neuron has a label; "
-            "check `column` and `classes` of labels.tables"
+            "; ".join(_values_of(table) for table in config.tables)
+            + ": no neuron has a label; check `column` and `classes` of labels.tables"
         )
     multi_nucleus = frozenset(per_root.index[per_root > 1].tolist())
     decided = decided[~decided.index.isin(multi_nucleus)]
     kept = decided[decided.label_tier.isin(config.tiers)]
-    kept = _chosen(_proofread(kept, config), config)
+    kept = _chosen(_proofread(kept, config, notes), config)
     return NeuronLabels(
         labels=kept.astype({"label_tier": "category", "label_source": "category"}),
         multi_nucleus=multi_nucleus,
         conflicts=frozenset(conflicts),
         left_out=frozenset(decided.index.difference(kept.index).tolist()),
+        notes=notes,
     )
 
 
-def _proofread(labels: pd.DataFrame, config: LabelConfig) -> pd.DataFrame:
+def _proofread(labels: pd.DataFrame, config: LabelConfig, notes: dict[str, int]) -> pd.DataFrame:
     """Mark the tiers of proofread axons; with `required`, keep no others."""
     if config.proofread is None:
         return labels
     table = config.proofread
-    batches = open_table(table.path, table.header).batches([table.column, table.root_column])
-    rows = pd.concat(list(batches), ignore_index=True)
-    roots = rows[table.root_column][rows[table.column].astype(str).isin(table.values)]
-    proofread = labels.index.isin(roots)
+    rows = _neuron_rows(table, notes, nucleus_column=None)
+    values = {canonical_value(value) for value in table.values}
+    proofread = labels.index.isin(rows.root_id[rows.value.isin(values)])
     tiers = labels.label_tier.where(~proofread, labels.label_tier + "_proofread")
     labels = labels.assign(label_tier=tiers)
     return labels[proofread] if table.required else labels
@@ -149,22 +155,72 @@ def _chosen(labels: pd.DataFrame, config: LabelConfig) -> pd.DataFrame:
     return labels[labels.neuron_id.isin(chosen.neuron_id)]
 
 
-def _read(config: LabelTable) -> pd.DataFrame:
-    nucleus = [] if config.nucleus_column is None else [config.nucleus_column]
-    batches = open_table(config.path, config.header).batches(
-        [config.column, config.root_column, *nucleus]
-    )
-    table = pd.concat(list(batches), ignore_index=True)
-    values = table[config.column].astype(str)
+def _read(config: LabelTable, notes: dict[str, int]) -> pd.DataFrame:
+    """Return the rows of a label table that have a root id, and their class."""
+    rows = _neuron_rows(config, notes, nucleus_column=config.nucleus_column)
+    classes = by_value(config.classes, where=config.path)
     return pd.DataFrame(
         {
-            "root_id": table[config.root_column].to_numpy(np.int64),
-            "nucleus_id": table[nucleus[0]].to_numpy(np.int64) if nucleus else 0,
-            "class": values.map(config.classes),
+            "root_id": rows.root_id,
+            "nucleus_id": rows.nucleus_id,
+            "class": rows.value.astype(object).map(classes),
             "source": Path(config.path).name.split(".")[0],
             "manual": config.manual,
         }
     )
+
+
+def _neuron_rows(
+    config: LabelTable | ProofreadTable, notes: dict[str, int], *, nucleus_column: str | None
+) -> pd.DataFrame:
+    """Return root_id, nucleus_id (0: unknown) and value of the rows that have a root id."""
+    columns = {"root": Column(config.root_column, "id"), "value": Column(config.column, "value")}
+    if nucleus_column is not None:
+        columns["nucleus"] = Column(nucleus_column, "id")
+    table = open_table(config.path, config.header).read(columns).combine_chunks()
+    rows = pd.DataFrame(
+        {
+            "root_id": _ids(table, "root", columns, config.path),
+            "nucleus_id": _ids(table, "nucleus", columns, config.path) if nucleus_column else 0,
+            "value": table["value"].to_pandas(),
+        }
+    )
+    if without := int((rows.root_id == 0).sum()):
+        notes[f"rows of {Path(config.path).name} without a root id, not used"] = without
+    return rows[rows.root_id != 0]
+
+
+def _ids(table: pa.Table, name: str, columns: Mapping[str, Column], path: str) -> Ints:
+    ids = table[name].combine_chunks()
+    return known_ids(ids, where=f"{path}: column {columns[name].name}")
+
+
+def by_value(classes: Mapping[str, str], *, where: str) -> dict[str | None, str]:
+    """Return the class of each canonical value; two spellings of one value must agree."""
+    found = dict[str | None, str]()
+    for value, name in classes.items():
+        if found.setdefault(canonical_value(value), name) != name:
+            raise ValueError(
+                f"{where}: `classes` has {value} twice, as {name} and as "
+                f"{found[canonical_value(value)]}; a value has one class, however it is written"
+            )
+    found.pop(None, None)
+    return found
+
+
+def _with_known_nuclei(rows: pd.DataFrame, nuclei: pd.DataFrame) -> pd.DataFrame:
+    """Give rows without a nucleus the one that other rows name for their root, if it is one."""
+    single = nuclei.drop_duplicates("root_id", keep=False).set_index("root_id").nucleus_id
+    known = rows.root_id.map(single).fillna(0).astype(np.int64)
+    return rows.assign(nucleus_id=rows.nucleus_id.where(rows.nucleus_id != 0, known))
+
+
+def _values_of(config: LabelTable) -> str:
+    """Return a label table's path and the first of its values."""
+    rows = _neuron_rows(config, {}, nucleus_column=None)
+    counts = rows.value.value_counts()
+    values = [f"{value} ({count})" for value, count in counts.items() if count][:SHOWN_VALUES]
+    return f"{config.path} has {', '.join(values) or 'nothing'} in {config.column}"
 
 
 def _decide(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
@@ -196,6 +252,7 @@ def _decide(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
 
 
 def _from_neurons(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -> pd.DataFrame:
+    _note(neurons, funnel)
     known = batch.pre_root_id.isin(neurons.labels.index)
     batch = _drop(batch, funnel, [*_never_used(batch, neurons), ~known])
     labels = neurons.labels.loc[batch.pre_root_id].set_index(batch.index)
@@ -203,6 +260,7 @@ def _from_neurons(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) ->
 
 
 def _without_label(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -> pd.DataFrame:
+    _note(neurons, funnel)
     known = batch.pre_root_id.isin(neurons.labels.index)
     steps = (*DROPS[:-1], "has a label")
     batch = _drop(batch, funnel, [*_never_used(batch, neurons), known], steps)
@@ -214,6 +272,11 @@ def _without_label(batch: pd.DataFrame, neurons: NeuronLabels, funnel: Funnel) -
         label_tier=nobody,
         label_source=nobody,
     )
+
+
+def _note(neurons: NeuronLabels, funnel: Funnel) -> None:
+    for what, count in neurons.notes.items():
+        funnel.note(what, count)
 
 
 def _never_used(batch: pd.DataFrame, neurons: NeuronLabels) -> list["pd.Series[bool]"]:
@@ -232,8 +295,10 @@ def _from_column(
 ) -> pd.DataFrame:
     assert config.column is not None
     codes = {name: code for code, name in enumerate(config.class_names)}
-    classes = config.classes or {name: name for name in config.class_names}
-    label = batch[config.column].astype(str).map(classes).map(codes)
+    classes = by_value(
+        config.classes or {name: name for name in config.class_names}, where="labels"
+    )
+    label = batch[config.column].astype(object).map(classes).map(codes)
     never = pd.Series(False, index=batch.index)
     batch = _drop(
         batch,

@@ -167,7 +167,7 @@ def _check_same(layout: Layout, job: JobConfig, sources: list[dict[str, Any]]) -
 def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     """Return the labelled synapses in the order of their ids, so that no table's order counts."""
     label = labeller(job.labels, has_roots=job.has_neurons)
-    batches = synapse_batches(job.synapses, job.samples.center, job.extra_columns)
+    batches = synapse_batches(job, funnel.note)
     samples = pd.concat([label(batch, funnel) for batch in batches], ignore_index=True)
     if samples.empty:
         raise ValueError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from ingest.fetch import Fetcher, open_store
 from shards.patience import Link
 from shards.remote import head
+from shards.table_text import open_local
 
 BLOCK_BYTES = 8 << 20
 
@@ -19,11 +20,9 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith("file://")
 
 
-def table_source(path: str) -> "str | pa.PythonFile":
-    """Return what pyarrow reads a table from."""
-    if is_remote(path):
-        return pa.PythonFile(RemoteFile(path), mode="r")
-    return path.removeprefix("file://")
+def open_source(path: str) -> pa.NativeFile:
+    """Open a table's file, here or elsewhere, for pyarrow to read."""
+    return pa.PythonFile(RemoteFile(path), mode="r") if is_remote(path) else open_local(path)
 
 
 def check_table(path: str) -> None:

@@ -1,6 +1,8 @@
 """Coordinates proven, not assumed: what must hold before a job reads its volume."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import permutations, product
 
 import numpy as np
@@ -18,6 +20,8 @@ from shards.overlap import voxels_of
 
 PROBES = 8
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+BETTER, AS_GOOD = 0.05, 0.25  # a reading's share inside: above what is, below the best
+SHOWN_READINGS = 6
 
 
 def check_voxel_size(view: ViewConfig, scale: Scale, *, name: str) -> None:
@@ -33,7 +37,7 @@ def check_voxel_size(view: ViewConfig, scale: Scale, *, name: str) -> None:
 def check_positions(points: Floats, job: JobConfig, scale: Scale, size: Triple) -> None:
     """Refuse a job of which more positions lie outside the volume than it may reject.
 
-    The error says which order of axes or resolution would have put them inside.
+    The error lists the orders of axes and resolutions that would have put them inside.
     """
     within = inside(voxels_of(points, scale.voxel_size_nm), size, scale.grid.bounds)
     outside = 1 - float(within.mean())
@@ -47,7 +51,7 @@ def check_positions(points: Floats, job: JobConfig, scale: Scale, size: Triple) 
         f"{job.synapses.path} lie outside the volume (positions, x y z: {low.tolist()} to "
         f"{high.tolist()}; volume: {list(bounds.start[::-1])} to {list(bounds.stop[::-1])}, "
         f"voxels of {scale.voxel_size_nm[::-1]} nm); "
-        + _better_reading(points, scale, size, float(within.mean()))
+        + _advice(_readings(points, job, scale, size, float(within.mean())))
     )
 
 
@@ -107,17 +111,59 @@ def _probe(reference: Callable[[Box], Image], box: Box, cutout: Image | None) ->
     return not cutout.any()
 
 
-def _better_reading(points: Floats, scale: Scale, size: Triple, now: float) -> str:
-    """Return advice: the order of axes and scaling that puts most boxes inside."""
-    best, advice = now, "correct synapses.position_resolution_nm, the columns or the volume"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Another order of axes, or x and y resolution, and the share of boxes that it puts inside."""
+
+    order: str
+    factor: float
+    share: float
+    resolution_nm: tuple[float, ...]  # x, y, z, if the order of axes is right
+
+    @property
+    def changes(self) -> tuple[bool, float]:
+        """How much it changes: what changes least comes first."""
+        return self.order != "xyz", abs(math.log2(self.factor))
+
+    def __str__(self) -> str:
+        what = [] if self.order == "xyz" else [f"columns taken as {self.order} in place of xyz"]
+        if self.factor != 1:
+            resolution = f"[{', '.join(f'{nm:g}' for nm in self.resolution_nm)}]"
+            stated = f", position_resolution_nm {resolution}" if self.order == "xyz" else ""
+            what.append(f"x and y resolution times {self.factor:g}{stated}")
+        return f"{self.share:.0%} with {' and '.join(what)}"
+
+
+def _readings(
+    points: Floats, job: JobConfig, scale: Scale, size: Triple, now: float
+) -> list[Reading]:
+    """Return the readings that put about as many boxes inside as any does, least change first.
+
+    One of an order of axes and a factor counts only where neither alone is enough.
+    """
+    x_nm, y_nm, z_nm = job.synapses.position_resolution_nm
+    found = []
     for order, factor in product(permutations(range(3)), SCALES):
         # Positions as the table gives them are unknown here; their nm stand for them.
-        trial = points[:, order] * np.array([1.0, factor, factor])
-        voxels = voxels_of(trial, scale.voxel_size_nm)
+        voxels = voxels_of(points[:, order] * [1.0, factor, factor], scale.voxel_size_nm)
         share = float(inside(voxels, size, scale.grid.bounds).mean())
-        if share > best + 0.05:
-            names = "".join("zyx"[axis] for axis in order)[::-1]
-            what = [] if names == "xyz" else [f"columns taken as {names} in place of xyz"]
-            what += [] if factor == 1 else [f"x and y resolution times {factor:g}"]
-            best, advice = share, f"with {' and '.join(what)}, {share:.0%} would lie inside"
-    return advice
+        name = "".join("zyx"[axis] for axis in order)[::-1]
+        resolution = (x_nm * factor, y_nm * factor, z_nm)
+        found.append(Reading(order=name, factor=factor, share=share, resolution_nm=resolution))
+    found = [reading for reading in found if reading.share > now + BETTER]
+    best = max((reading.share for reading in found), default=0.0)
+    fitting = [reading for reading in found if reading.share >= best - AS_GOOD]
+    simple = [reading for reading in fitting if reading.order == "xyz" or reading.factor == 1]
+    return sorted(simple or fitting, key=lambda reading: reading.changes)
+
+
+def _advice(readings: list[Reading]) -> str:
+    """Return what to correct: no reading is more than a guess, as smaller factors often fit too."""
+    if not readings:
+        return "correct synapses.position_resolution_nm, the columns or the volume"
+    shown = "; ".join(map(str, readings[:SHOWN_READINGS]))
+    several = "several readings fit: " if len(readings) > 1 else ""
+    return (
+        f"inside would lie {shown}; {several}that they fit proves nothing, the documentation of "
+        "the table says what its positions are"
+    )

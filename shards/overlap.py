@@ -10,12 +10,13 @@ Mask = npt.NDArray[np.bool_]
 
 # Positions are divided in floating point: 111 * 4.6 / 4.6 must not fall into voxel 110.
 ROUNDING_VX = 1e-6
+FARTHEST_VX = 2.0**53  # stands for all that is farther away, infinity as well
 
 
 def voxels_of(points_nm: Floats, voxel_size_nm: tuple[float, float, float]) -> Ints:
     """Return the voxel that each point (n, 3), z, y, x in nm, lies in: int64 (n, 3)."""
     voxels = np.floor(points_nm / np.asarray(voxel_size_nm) + ROUNDING_VX)
-    return np.asarray(voxels, dtype=np.int64)
+    return np.asarray(voxels.clip(-FARTHEST_VX, FARTHEST_VX), dtype=np.int64)
 
 
 def overlaps(centers_vx: Ints, others_vx: Ints, size: tuple[int, int, int]) -> Mask:

@@ -36,13 +36,23 @@ from shards.table_text import (
     LIMIT_VARIABLE,
     Opener,
     RawRows,
+    header_names,
     limit_bytes,
+    open_local,
     refuse_foreign,
     text_rows,
 )
 from shards.table_values import Kind, canonical_value, convert, points_of
 
-__all__ = ["Column", "Kind", "TableFile", "canonical_value", "open_table_file", "points_of"]
+__all__ = [
+    "Column",
+    "Kind",
+    "TableFile",
+    "canonical_value",
+    "header_names",
+    "open_table_file",
+    "points_of",
+]
 
 BATCH_ROWS = 1 << 18
 PARQUET, ARROW, TEXT = (".parquet", ".pq"), (".feather", ".arrow", ".ipc"), (".csv", ".tsv", ".txt")
@@ -111,11 +121,6 @@ class TableFile:
         raise ValueError(
             f"{self.path}: no column {name}; it has {names}; name the right one in the config"
         )
-
-
-def open_local(path: str) -> pa.NativeFile:
-    """Open a file of this machine."""
-    return pa.OSFile(path.removeprefix("file://"))
 
 
 def open_table_file(

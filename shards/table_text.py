@@ -53,6 +53,29 @@ class CsvLayout:
     encoding: str
 
 
+def open_local(path: str) -> pa.NativeFile:
+    """Open a file of this machine."""
+    return pa.OSFile(path.removeprefix("file://"))
+
+
+def header_names(path: str, opener: Opener = open_local) -> tuple[str, ...]:
+    """Return the names of columns that a file of its own gives to a CSV.
+
+    It has a line for each column, name and SQL type, as CAVE releases them, or one with all names.
+    """
+    with opener(path) as file:
+        data = file.read(HEAD_BYTES)
+    encoding = next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8")
+    text = data.decode(encoding, errors="replace")
+    delimiter = max(DELIMITERS, key=text.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = [row for row in reader if row]
+    if not rows:
+        raise ValueError(f"{path}: empty, expected the names of columns; correct `header`")
+    is_list = len(rows) > 1 and all(len(row) == 2 for row in rows)
+    return tuple(name.strip() for name in ([row[0] for row in rows] if is_list else rows[0]))
+
+
 def text_rows(
     path: str, file: pa.NativeFile, head: bytes, header: Sequence[str] | None, opener: Opener
 ) -> tuple[tuple[str, ...], RawRows]:

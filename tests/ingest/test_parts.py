@@ -178,7 +178,7 @@ def test_labels_come_from_the_surest_tables(tmp_path: Path) -> None:
     assert found.label_source[2] == "big+small"
     dropped = {step: count for step, count in funnel.dropped.items() if count}
     assert dropped == {
-        "presynaptic root id is 0": 1,
+        "no presynaptic root id": 1,
         "autapse": 1,
         "root with more than one nucleus": 1,
         "label tables in conflict": 1,

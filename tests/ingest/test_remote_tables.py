@@ -15,6 +15,7 @@ from ingest.image_config import VolumeConfig
 from ingest.remote import RemoteFile, remote_identity
 from ingest.tables import open_table
 from ingest.volumes import open_volume
+from shards.table_files import Column
 from tests.servers.files import FileServer
 
 ROWS = pd.DataFrame(
@@ -62,9 +63,14 @@ def test_every_format_is_read_the_same(server: FileServer) -> None:
         ("bare.csv.gz", "line_header.csv"),
     ]:
         table = open_table(f"{server.url}/{name}", header and f"{server.url}/{header}")
-        rows = pd.concat(table.batches(["id", "size", "status_axon"]), ignore_index=True)
-        pd.testing.assert_frame_equal(rows, ROWS, check_dtype=False)
-        assert rows["id"].dtype == np.int64
+        rows = table.read(
+            {
+                "id": Column("id", "id"),
+                "size": Column("size", "number"),
+                "status_axon": Column("status_axon", "text"),
+            }
+        )
+        pd.testing.assert_frame_equal(rows.to_pandas(), ROWS)
 
 
 def test_seeking_and_reading_like_a_local_file(tables: Path) -> None:
@@ -115,8 +121,8 @@ def test_buckets_are_read_by_their_own_urls(
     with FileServer(folder=tables.parent) as server:
         monkeypatch.setenv(endpoint, server.url)
         table = open_table(f"{scheme}://{tables.name}/t.parquet")
-        rows = pd.concat(table.batches(["id"]), ignore_index=True)
-        assert rows.id.tolist() == ROWS.id.tolist()
+        rows = table.read({"id": Column("id", "id")})
+        assert rows["id"].to_pylist() == ROWS.id.tolist()
         with pytest.raises(ValueError, match=rf"{scheme}://{tables.name}/none.csv: no such table"):
             open_table(f"{scheme}://{tables.name}/none.csv")
     with FileServer(folder=volume.parents[1]) as server:
