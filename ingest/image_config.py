@@ -17,18 +17,21 @@ class VolumeConfig:
     """Where the images are.
 
     `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
-    `tiff`: one file of pages, or a folder of sections in the order of their names.
+    `tiff`: one file of sections, or a folder of section files in the order of their numbers.
     `images`: no volume, but a folder of images that exist already, a TIFF or PNG file a sample.
     """
 
     path: str
     format: Literal["precomputed", "tiff", "images"] = "precomputed"
     voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; not of precomputed
+    missing: Literal["error", "blank"] = "error"  # sections of a folder that are not there
     info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
     reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
     segmentation: str | None = None  # precomputed, of the tables' version; for links to places
 
     def __post_init__(self) -> None:
+        if self.missing != "error" and self.format != "tiff":
+            raise ValueError("missing is for folders of TIFF sections; remove it")
         if self.format == "precomputed":
             if self.voxel_size_nm is not None:
                 raise ValueError("voxel_size_nm comes from the volume's own info; remove it")

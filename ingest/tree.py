@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SUFFIXES = (".tif", ".tiff", ".png")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 TREE_COLUMNS = ("id", "split", "class", "file")
 
 

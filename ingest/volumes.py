@@ -65,7 +65,8 @@ def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
     if config.format == "images":
         return {"kind": "volume", **folder_identity(config.path)}
     if config.format == "tiff":
-        return {"kind": "volume", "path": config.path, **open_stack(config.path).identity()}
+        with closing(open_stack(config.path, config.missing)) as stack:
+            return {"kind": "volume", "path": config.path, **stack.identity()}
     info = load_info(config, saved=saved)
     text = json.dumps(info, sort_keys=True).encode()
     return {"kind": "volume", "path": config.path, "info_sha256": hashlib.sha256(text).hexdigest()}
@@ -77,7 +78,8 @@ def load_scale(config: VolumeConfig, mip: int, *, saved: bool) -> Scale:
         assert config.voxel_size_nm is not None
         return scale_of_stack((0, 0, 0), config.voxel_size_nm)  # they lie in no common frame
     if config.format == "tiff":
-        return _stack_scale(config, open_stack(config.path))
+        with closing(open_stack(config.path, config.missing)) as stack:
+            return _stack_scale(config, stack)
     return scale_from_info(load_info(config, saved=saved), mip, where=config.path)
 
 
@@ -100,7 +102,7 @@ def open_volume(config: VolumeConfig, mip: int, *, concurrency: int, gap: int = 
     `gap`: as the plan chose it, of a precomputed volume.
     """
     if config.format == "tiff":
-        stack = open_stack(config.path)
+        stack = open_stack(config.path, config.missing)
         return TiffVolume(stack, _stack_scale(config, stack))
     info = load_info(config, saved=False)
     if config.reader == "cloudvolume":

@@ -1,31 +1,122 @@
 """Images that others stored as PNG, JPEG or TIFF."""
 
 import io
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from shards.gray import (
+    REDUCE,
+    Image,
+    ImageError,
+    Stored,
+    check_opaque,
+    check_size,
+    image_errors,
+    voxels,
+)
+from shards.tiffs import TiffImage
 
 EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+STARTS: dict[bytes, Callable[[BinaryIO], ImageFile]] = {
+    b"\x89PNG": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+}
+MODES = {
+    "1": "minisblack",
+    "L": "minisblack",
+    "LA": "minisblack",
+    "I": "minisblack",
+    "I;16": "minisblack",
+    "I;16B": "minisblack",
+    "P": "palette",
+    "RGB": "rgb",
+    "RGBA": "rgb",
+}
+PNG_DEPTH = 24  # where a PNG says how many bits a value has
 
 
-def decoded(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return a file's image: (c, y, x), or (1, z, y, x) of a TIFF with several pages; uint8."""
-    try:
-        if data[:4] in TIFF_STARTS:
-            array = tifffile.imread(io.BytesIO(data))
-            colours = array.ndim == 3 and array.shape[-1] in (3, 4)
-        else:
-            with Image.open(io.BytesIO(data)) as image:
-                array = np.asarray(image)
-            colours = array.ndim == 3
-    except (UnidentifiedImageError, OSError, ValueError, tifffile.TiffFileError) as error:
-        raise ValueError(f"not a readable image ({error})") from None
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise ValueError(
-            f"an image of {array.dtype} {array.shape}; give uint8, gray or colours, or a stack of "
-            "gray sections"
-        )
-    return np.moveaxis(array, -1, 0) if colours else array[None]
+def decoded(data: bytes) -> Image:
+    """Return a file's image: (c, y, x), or (c, z, y, x) of a TIFF with several sections.
+
+    Anything that is not an 8-bit image, gray or color, is a `ValueError` that says what it is.
+    """
+    image = read_image_file(data)
+    return image[:, 0] if image.shape[1] == 1 else image
+
+
+def read_image_file(source: bytes | Path, *, gray: bool = False) -> Image:
+    """Return a file's image (c, z, y, x); with `gray` of one channel, or color is refused.
+
+    `ImageError` says what is wrong with a file, not which file it is.
+    """
+    with (
+        image_errors(),
+        source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
+    ):
+        start = file.read(4)
+        file.seek(0)
+        if start in TIFF_STARTS:
+            return _tiff(source if isinstance(source, Path) else file, gray=gray)
+        for magic, kind in STARTS.items():
+            if start.startswith(magic):
+                return _picture(kind, file, gray=gray)
+    raise ImageError(
+        "unreadable",
+        f"not a readable image: it starts with {start!r}, as no PNG, JPEG or TIFF file does",
+    )
+
+
+def _tiff(source: Path | BinaryIO, *, gray: bool) -> Image:
+    with closing(TiffImage(source)) as tiff:
+        if gray:
+            tiff.stored.check_gray()
+        return tiff.whole()
+
+
+def _picture(kind: Callable[[BinaryIO], ImageFile], file: BinaryIO, *, gray: bool) -> Image:
+    """Return a PNG or JPEG; Pillow's classes are called themselves, for a limit of our own."""
+    file.seek(0)
+    head = file.read(PNG_DEPTH + 1)
+    file.seek(0)
+    with kind(file) as picture:
+        deep = kind is PngImageFile and head[PNG_DEPTH] == 16  # Pillow cuts colors to 8 bits
+        stored = _stored(picture, bits=16 if deep else 8)
+        if gray:
+            stored.check_gray()
+        check_size(stored.shape)
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise ImageError("several", f"found an animation of {frames} images, expected one")
+        if "transparency" in picture.info:
+            check_opaque(np.asarray(picture.convert("RGBA"))[..., 3])
+        upright = ImageOps.exif_transpose(picture)
+        values = np.asarray(upright)
+        turned = replace(stored, shape=values.shape)
+        return voxels(turned, values)
+
+
+def _stored(picture: ImageFile, *, bits: int) -> Stored:
+    """Return what a PNG's or JPEG's header says; Pillow gives 2 and 4 bits as 8."""
+    mode, (width, height) = picture.mode, picture.size
+    if mode not in MODES:
+        raise ImageError("color", f"found {mode} color, expected gray; {REDUCE}")
+    bands = len(picture.getbands())
+    palette = np.array(picture.getpalette("RGB") or [], np.uint8) if mode == "P" else None
+    return Stored(
+        axes="YXS" if bands > 1 else "YX",
+        shape=(height, width, bands) if bands > 1 else (height, width),
+        dtype=f"uint{bits}",
+        bits=1 if mode == "1" else 16 if mode.startswith("I") else bits,
+        photometric=MODES[mode],
+        palette=None if palette is None else palette.reshape(-1, 3),
+        alpha=mode in ("LA", "RGBA"),
+    )

@@ -14,11 +14,12 @@ from PIL import Image as Picture
 
 from ingest.config import load_job
 from ingest.finish import finish_dataset
-from ingest.images import BadImageError, read_image
+from ingest.images import read_image
 from ingest.inspect import inspect_lines
 from ingest.layout import read_table
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
+from shards.gray import ImageError
 
 CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
 SHAPE = (5, 12, 16)
@@ -139,16 +140,16 @@ def broken(folder: Path) -> dict[str, str]:
     tifffile.imwrite(folder / "flat.tif", np.full(SHAPE, 9, np.uint8), photometric="minisblack")
     Picture.fromarray(good[0]).convert("RGB").save(folder / "colour.png")
     return {
-        "cut.tif": "unreadable",
-        "cut_imagej.tif": "wrong_shape",
+        "cut.tif": "truncated",
+        "cut_imagej.tif": "truncated",
         "cut.png": "unreadable",
         "text.tif": "unreadable",
         "empty.png": "unreadable",
         "deep.tif": "wrong_dtype",
         "thin.tif": "wrong_shape",
-        "colour.tif": "wrong_shape",
+        "colour.tif": "color",
         "flat.tif": "constant",
-        "colour.png": "wrong_dtype",
+        "colour.png": "color",
         "section.png": "wrong_shape",
         "gone.tif": "no_file",
     }
@@ -157,7 +158,7 @@ def broken(folder: Path) -> dict[str, str]:
 def reason_of(path: Path) -> str:
     try:
         read_image(path, (1, *SHAPE))
-    except BadImageError as error:
+    except ImageError as error:
         return error.reason
     return ""
 

@@ -1,0 +1,232 @@
+"""A TIFF file's one image: what its header says, and its voxels."""
+
+import logging
+import math
+import struct
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from shards.gray import SECTIONS, Image, ImageError, Stored, check_size, image_errors, voxels
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors here say it, and once
+
+JPEG = ("JPEG", "OJPEG", "ALT_JPEG", "JPEG_LOSSY")  # decoded into red, green and blue
+OPACITY = (1, 2)  # kinds of extra samples
+ORIENTATION, COLOR_MAP = 274, 320
+# Tags that say what the values are: size, bits, compression, photometric, description, layout.
+DECISIVE = {256, 257, 258, 259, 262, 266, 270, 274, 277, 284, 317, 320, 322, 323, 338, 339}
+SHOWN_SERIES = 4
+CUT = "it was cut off while it was written or copied; copy it again"
+
+
+class TiffImage:
+    """An open TIFF file of one image. Not for several threads.
+
+    `stored`, what its header says; `size_czyx`. With `alone`, a file of a set of files is read by
+    itself. What is not one whole image is an `ImageError` that says what was found. Closed by
+    `close()`, or when nothing refers to it any more.
+    """
+
+    @image_errors()
+    def __init__(self, source: Path | IO[bytes], *, alone: bool = False) -> None:
+        self._file = tifffile.TiffFile(source, is_ome=False if alone else None)
+        self.close = weakref.finalize(self, self._file.close)
+        try:
+            self._series = _only_series(self._file)
+            _check_whole(self._file, self._series)
+            axes, shape = self._series.axes, self._series.shape
+            self.stored = _stored(self._series.keyframe, axes, shape)
+            self.size_czyx = self.stored.size_czyx
+        except BaseException:
+            self.close()
+            raise
+        self._values: npt.NDArray[Any] | None = None
+        pairs = zip(self.stored.axes, self.stored.shape, strict=True)
+        long = "".join(axis for axis, size in pairs if size > 1)
+        self._axis = next((axis for axis in long if axis in SECTIONS), "")
+        self._section_by_section = long.startswith(self._axis)
+        self._shape_of_one = tuple(
+            1 if axis == self._axis else size
+            for axis, size in zip(self.stored.axes, self.stored.shape, strict=True)
+        )
+        self._plane = math.prod(self._shape_of_one)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the image: several of an OME-TIFF that is stored so."""
+        paths = {page.parent.filehandle.path for page in self._series if page is not None}
+        return tuple(sorted(Path(path) for path in paths))
+
+    @image_errors()
+    def section(self, z: int) -> Image:
+        """Return section z (c, y, x)."""
+        if self._section_by_section and self._has_pages():
+            return self._page(z)
+        if self._section_by_section and self._series.dataoffset is not None:
+            values = self._contiguous(z)
+        else:
+            if self._values is None:
+                self._values = self._all_values()
+            place = self.stored.axes.find(self._axis) if self._axis else 0
+            values = self._values.take([z], axis=place) if self._axis else self._values
+        one = replace(self.stored, shape=self._shape_of_one)
+        return voxels(one, values.reshape(one.shape))[:, 0]
+
+    @image_errors()
+    def whole(self) -> Image:
+        """Return the image (c, z, y, x)."""
+        check_size(self.stored.shape)
+        if self._section_by_section and self._has_pages():
+            return np.stack([self._page(z) for z in range(self.size_czyx[1])], axis=1)
+        return voxels(self.stored, self._all_values())
+
+    def _has_pages(self) -> bool:
+        """Whether each section has a page of its own."""
+        series, sections = self._series, self.size_czyx[1]
+        there = series.is_multifile or len(self._file.pages) >= sections
+        return there and len(series) == sections and math.prod(series.keyframe.shape) == self._plane
+
+    def _page(self, z: int) -> Image:
+        page: Any = self._series[z]
+        with _open(page.parent.filehandle):
+            page = page.aspage()  # a frame has its keyframe's palette
+            if page.shape != self._series.keyframe.shape:
+                raise ImageError("wrong_shape", f"section {z} is {page.shape}, {self.stored}")
+            check_size(page.shape)
+            stored = _stored(page, self.stored.axes, self._shape_of_one)
+            if stored.size_czyx[0] != self.size_czyx[0]:
+                raise ImageError("color", f"section {z} is gray, others color, or the reverse")
+            return voxels(stored, page.asarray().reshape(stored.shape))[:, 0]
+
+    def _contiguous(self, z: int) -> npt.NDArray[Any]:
+        """Return the values of a section of a file whose first page is followed by all others."""
+        check_size((self._plane,))
+        handle = self._series.keyframe.parent.filehandle
+        handle.seek(self._series.dataoffset + z * self._plane)
+        return np.frombuffer(handle.read(self._plane), np.uint8)
+
+    def _all_values(self) -> npt.NDArray[Any]:
+        check_size(self.stored.shape)
+        return np.asarray(self._series.asarray()).reshape(self.stored.shape)
+
+
+@contextmanager
+def _open(handle: tifffile.FileHandle) -> Iterator[None]:
+    """Open a file of a set, which is closed while it is not read."""
+    if not handle.closed:
+        yield
+        return
+    handle.open()
+    try:
+        yield
+    finally:
+        handle.close()
+
+
+def _only_series(file: tifffile.TiffFile) -> Any:
+    """Return the series of a file that has one; copies of it at lower resolution do not count."""
+    series = [one for one in file.series if not one.keyframe.is_reduced]
+    if not series:
+        raise ImageError("unreadable", "no image in this TIFF file")
+    if len(series) > 1:
+        found = "; ".join(f"{one.axes} {one.shape}" for one in series[:SHOWN_SERIES])
+        more = "; …" if len(series) > SHOWN_SERIES else ""
+        raise ImageError(
+            "several",
+            f"found {len(series)} images (series) in one file: {found}{more}; which is meant is "
+            "not known, store that one alone",
+        )
+    return series[0].levels[0]
+
+
+def _stored(page: Any, axes: str, shape: tuple[int, ...]) -> Stored:
+    """Return what a page says of its values; `axes` and `shape` are those of all pages."""
+    if (turn := page.tags.valueof(ORIENTATION, 1)) not in (0, 1):
+        raise ImageError(
+            "orientation", f"found orientation {int(turn)}, expected rows from the top; rotate it"
+        )
+    photometric, compression = page.photometric.name, page.compression.name
+    if photometric == "YCBCR" and compression in JPEG:
+        photometric = "RGB"
+    extra = [int(kind) for kind in page.extrasamples]
+    if any(kind in OPACITY for kind in extra[:-1]):
+        raise ImageError("transparent", f"found {len(extra)} extra samples, one of them opacity")
+    photometric = photometric.lower()
+    return Stored(
+        axes=axes.upper(),
+        shape=tuple(shape),
+        dtype=str(page.dtype),
+        bits=page.bitspersample,
+        photometric=photometric,
+        palette=_palette(page) if photometric == "palette" else None,
+        alpha=bool(extra) and extra[-1] in OPACITY,
+    )
+
+
+def _palette(page: Any) -> Image:
+    if COLOR_MAP not in page.tags:
+        raise ImageError("unreadable", "a palette image without a palette")
+    colors = np.asarray(page.colormap).reshape(3, -1).T
+    # 16 bits by the standard; some writers use 8 of them.
+    return (colors >> 8 if colors.max(initial=0) > 255 else colors).astype(np.uint8)
+
+
+def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
+    """Refuse a file that lacks a part of what its header states."""
+    plane = max(1, math.prod(series.keyframe.shape))
+    held = there = len(file.pages)
+    planes = math.prod(series.shape) // plane
+    stated = max(planes, _stated_planes(file, plane))
+    if series.is_multifile:
+        there = sum(page is not None for page in series)
+    elif held == 1 and series.dataoffset is not None:
+        there = planes  # behind each other
+    if there < stated:
+        raise ImageError(
+            "truncated", f"its header states {stated} sections, {there} are there; {CUT}"
+        )
+    codes, _ = _directory(file, file.pages.first.offset)
+    if lost := codes & DECISIVE - set(file.pages.first.tags.keys()):
+        raise ImageError("truncated", f"the value of its tag {min(lost)} is not there; {CUT}")
+    _, has_next = _directory(file, file.pages[-1].offset)
+    if has_next:
+        raise ImageError("truncated", f"its list of pages breaks off after {held}; {CUT}")
+    if series.dataoffset is not None:
+        size = series.keyframe.parent.filehandle.size
+        room = max(0, size - series.dataoffset) // (plane * series.dtype.itemsize)
+        if room < planes:
+            raise ImageError(
+                "truncated", f"its header states {planes} sections, {room} are whole; {CUT}"
+            )
+        return
+    for number, page in enumerate(series):
+        ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
+        if max(ends, default=0) > page.parent.filehandle.size:
+            raise ImageError("truncated", f"section {number} of {planes} is not whole; {CUT}")
+
+
+def _stated_planes(file: tifffile.TiffFile, plane: int) -> int:
+    """Return how many pages ImageJ's or tifffile's own description states, 0 for none."""
+    if file.is_imagej and file.pages.first.samplesperpixel == 1:
+        return int((file.imagej_metadata or {}).get("images", 0))
+    if file.is_shaped and file.shaped_metadata:
+        return math.prod(map(int, file.shaped_metadata[0]["shape"])) // plane
+    return 0
+
+
+def _directory(file: tifffile.TiffFile, offset: int) -> tuple[set[int], bool]:
+    """Return the codes of a directory's tags, and whether it names another one behind it."""
+    handle, tiff = file.filehandle, file.tiff
+    handle.seek(offset)
+    (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+    tags = handle.read(count * tiff.tagsize)
+    codes = struct.unpack(tiff.byteorder + f"H{tiff.tagsize - 2}x" * count, tags)
+    return set(codes), any(handle.read(tiff.offsetsize))
