@@ -1,7 +1,6 @@
 """Images that exist already, a file a sample: found, checked and read."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from ingest.tree import is_image, local_folder
 from shards.decode import read_image_file
 from shards.gray import ImageError
 from shards.progress import progress
+from shards.threads import Pool
 
 Image = npt.NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ def with_images(
         except ImageError as error:
             bad[name] = error
 
-    with progress("check images", len(samples)) as advance, ThreadPoolExecutor(READERS) as pool:
+    with progress("check images", len(samples)) as advance, Pool(READERS, "image") as pool:
         for _ in pool.map(check, samples.file):
             advance(1)
     reasons = samples.file.map(lambda name: bad[name].reason if name in bad else "")

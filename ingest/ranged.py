@@ -7,7 +7,6 @@ the images of two windows, twice `window_bytes`, and for each thread a range and
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any
 
@@ -20,6 +19,7 @@ from ingest.scale import Layer, MissingDataError, StoredSizes, scale_from_info
 from ingest.shardfiles import ShardFiles
 from ingest.sources import FileSource, ShardedSource, Source
 from ingest.window import Window, chunks_of
+from shards.threads import Pool
 
 DECODING = 4  # chunks in decoding while `concurrency` requests are under way
 WINDOW_BYTES = 128 << 20  # of images that are not given; two windows are held
@@ -51,8 +51,8 @@ class RangedVolume:
         self._path, self._window_bytes = path, window_bytes
         self._fetcher = fetcher or Fetcher(path, concurrency=concurrency)
         # Indices go ahead of data; threads that decode leave as many requests under way.
-        self._index_pool = ThreadPoolExecutor(max(2, concurrency // 2), "index")
-        self._data_pool = ThreadPoolExecutor(concurrency + DECODING, "data")
+        self._index_pool = Pool(max(2, concurrency // 2), "index")
+        self._data_pool = Pool(concurrency + DECODING, "data")
         self._source = self._open(info["scales"][mip], gap)
 
     @property
@@ -62,6 +62,7 @@ class RangedVolume:
 
     def close(self) -> None:
         """End the threads."""
+        self._fetcher.close()
         for pool in (self._index_pool, self._data_pool):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,7 +1,7 @@
 """Tables on a web server or in an object store, read from start to end or by parts."""
 
 import io
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ingest.fetch import Fetcher, open_store
 from shards.patience import Link
 from shards.remote import head
 from shards.table_text import open_local
+from shards.threads import Pool
 
 BLOCK_BYTES = 8 << 20
 
@@ -52,7 +53,7 @@ class RemoteFile(io.RawIOBase):
         self._url = url
         self._size = int(remote_identity(url)["bytes"])
         self._fetcher = Fetcher(folder)
-        self._pool = ThreadPoolExecutor(1, "table")
+        self._pool = Pool(1, "table")
         self._block_bytes = block_bytes or BLOCK_BYTES
         self._blocks: dict[int, Future[memoryview]] = {}
         self._position = 0

@@ -36,6 +36,7 @@ from shards.cache_folder import (
     make_room,
     open_own,
 )
+from shards.forks import renew_in_children
 from shards.readahead import ReadAhead
 from shards.remote import RemoteStorage
 from shards.schema import ShardInfo
@@ -58,9 +59,8 @@ class CachedStorage:
         self._remote, self._spec = remote, spec
         self._known: dict[str, ShardInfo] = {}
         self._manifest_sha256 = ""
-        self._open: OrderedDict[str, _CachedFile] = OrderedDict()
+        self._open: OrderedDict[str, _CachedFile]
         self._refused: dict[str, float] = {}
-        self._lock = threading.Lock()
         try:
             make_folder(spec)
             with locked_folder(spec):
@@ -70,6 +70,12 @@ class CachedStorage:
                 f"{spec.folder}: cannot cache shards there ({error.strerror}); "
                 "set SYNSHARDS_CACHE_DIR to a folder of your own, or unset it"
             ) from None
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget what is open."""
+        self._open = OrderedDict()
+        self._lock = threading.Lock()
         self._ahead = ReadAhead(self._fetch_ahead)
 
     def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:

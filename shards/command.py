@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from shards.threads import end_in_spite_of_threads
 from shards.urls import public_url, without_secrets
 
 Asked = TypeVar("Asked")
@@ -68,6 +69,7 @@ def run_command(main: Callable[[list[str]], None], argv: Sequence[str]) -> int:
         return _failed(error, args, debug=debug)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues where this one stopped\n")
+        end_in_spite_of_threads(INTERRUPTED)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the end of every command
         return _failed(error, args, debug=debug)

@@ -1,12 +1,12 @@
 """Copies a shard set from one URL to another, checked by hash, resumable, manifest last."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from shards.progress import progress
 from shards.schema import MANIFEST, Manifest
 from shards.shardset import open_shards
 from shards.storage import Storage, hash_of, open_storage
+from shards.threads import Pool
 
 
 def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
@@ -22,11 +22,16 @@ def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
     there = set(writing.names())
     if MANIFEST in there and writing.read(MANIFEST) != reading.read(MANIFEST):
         raise ValueError(f"{target} holds another shard set; give another URL, or empty this one")
-    with ThreadPoolExecutor(workers) as pool, progress("copy", len(files)) as advance:
-        jobs = [pool.submit(_copy_file, reading, writing, file, there) for file in files]
-        for job in jobs:
-            job.result()
-            advance(1)
+    try:
+        with Pool(workers, "copy") as pool, progress("copy", len(files)) as advance:
+            jobs = [pool.submit(_copy_file, reading, writing, file, there) for file in files]
+            for job in jobs:
+                job.result()
+                advance(1)
+    except BaseException:
+        reading.close()  # no request is tried again
+        writing.discard_unfinished()
+        raise
     with writing.create(MANIFEST) as out:
         out.write(reading.read(MANIFEST))
     writing.discard_unfinished()

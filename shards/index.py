@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -22,6 +21,7 @@ from shards.schema import (
     check_schema_version,
 )
 from shards.storage import Storage
+from shards.threads import Pool
 
 METADATA_KEY = b"synshards"
 LOADING_THREADS = 8
@@ -162,7 +162,7 @@ def load_shard_table(
 def _load(
     storage: Storage, manifest: Manifest, shards: Sequence[ShardInfo], columns: Sequence[str]
 ) -> pa.Table:
-    with ThreadPoolExecutor(LOADING_THREADS) as pool:
+    with Pool(LOADING_THREADS, "index") as pool:
         tables = pool.map(lambda shard: load_shard_table(storage, manifest, shard, columns), shards)
         empty = pa.schema([(name, INDEX_COLUMNS[name]) for name in columns]).empty_table()
         return pa.concat_tables([empty, *tables])

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Sequence
 
+from shards.threads import interrupted
+
 THREADS = 8
 
 
@@ -38,7 +40,7 @@ class ReadAhead:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
-            if self._started:
+            if self._started and not interrupted():
                 thread.join()
 
     def _next(self) -> str | None:

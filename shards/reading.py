@@ -1,21 +1,23 @@
 """Threads that read batches ahead, in order, into memory that is used again."""
 
+import os
 import queue
 import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
 from shards.mixture import Mixture
+from shards.threads import Pool
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
 LOCAL_THREADS, REMOTE_THREADS = 2, 16  # a remote read mostly waits
 TASK_BYTES = 2 << 20  # what one thread reads at a time: long enough to be worth a switch
-PATIENCE_S = 30.0  # after which a wait is said on standard error
+PATIENCE_S = 5.0  # after which a wait is said on standard error, and then at times
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class BatchReader:
         self._mixture, self._prefetch = mixture, prefetch
         self._buffers = BatchMemory(mixture.shape, mixture.dtype, allocate)
         self._per_task = max(1, TASK_BYTES // int(np.prod(mixture.shape)))
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shards-read")
+        self._pool = Pool(num_threads, "read")
+        self._pid = os.getpid()
         self._under_way: deque[tuple[Batch, list[Future[None]]]] = deque()
 
     @property
@@ -70,6 +73,7 @@ class BatchReader:
 
     def submit(self, rows: np.ndarray, epoch: int, step: int) -> None:
         """Start reading the samples `rows` as one batch."""
+        self._check_process()
         images = self._buffers.take(len(rows))
         starts = range(0, len(rows), self._per_task)
         parts = [slice(start, start + self._per_task) for start in starts]
@@ -80,6 +84,7 @@ class BatchReader:
 
     def take(self) -> Batch:
         """Return the batch submitted first, once it is read; a reader's error is raised here."""
+        self._check_process()
         batch, tasks = self._under_way.popleft()
         for task in tasks:
             self._wait(batch, task)
@@ -88,17 +93,27 @@ class BatchReader:
     def close(self) -> None:
         """Drop what was submitted and end the threads; takes as long as the reads under way."""
         self._under_way.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if os.getpid() == self._pid:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check_process(self) -> None:
+        """Refuse to go on in a forked process, which has no threads that would read."""
+        if os.getpid() != self._pid:
+            raise ValueError(
+                "batches are read by threads of the process that made the Stream, and this is "
+                "another one; iterate the Stream where it was made (DataLoader: num_workers=0, it "
+                "reads ahead by itself), or make one in each worker, with rank and world_size"
+            )
 
     def _wait(self, batch: Batch, task: Future[None]) -> None:
-        waited = 0.0
+        waited, patience_s = 0.0, PATIENCE_S
         while True:
             try:
-                task.result(PATIENCE_S)
+                task.result(patience_s)
             except TimeoutError:
                 if task.done():  # the reader's own timeout, not ours
                     raise
-                waited += PATIENCE_S
+                waited, patience_s = waited + patience_s, 6 * PATIENCE_S
                 places = ", ".join(shards.url for shards in self._mixture.sets)
                 sys.stderr.write(
                     f"still reading step {batch.step} of epoch {batch.epoch} from {places} after "

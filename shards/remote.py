@@ -7,7 +7,6 @@ Credentials and endpoints come from the places that the clouds' own tools use (f
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from obstore.exceptions import BaseError
 from shards.causes import cause_of, status_of
 from shards.patience import Link, Patience
 from shards.schema import ShardInfo
+from shards.threads import Pool
 from shards.urls import WEB_SCHEMES, public_url
 
 REQUESTS = 16
@@ -63,7 +63,7 @@ class RemoteStorage:
             if missing := next((name for name in names if name not in listed), None):
                 raise ValueError(f"{self.url}/{missing}: no such object; copy it there again")
             return [listed[name] for name in names]
-        with ThreadPoolExecutor(REQUESTS) as pool:
+        with Pool(REQUESTS, "list") as pool:
             return list(pool.map(self._size, names))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

@@ -4,12 +4,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 import crc32c
 import numpy as np
 
 from shards.cache_folder import CacheSpec, cache_from_environment
 from shards.decode import decoded
+from shards.forks import renew_in_children
 from shards.index import Index, load_index
 from shards.patience import Patience
 from shards.schema import MANIFEST, Manifest, parse_manifest
@@ -18,21 +20,37 @@ from shards.storage import Storage, open_storage
 
 
 class ShardSet:
-    """What `open_shards` returns. Safe to use from many threads.
+    """What `open_shards` returns. Safe to use from many threads; pickled, it is opened anew.
 
     `url`; `manifest`; `manifest_sha256`, the hash of `manifest.json`, which names the set's
     whole content, since the manifest holds the hash of every other file.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest, manifest_sha256: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        manifest_sha256: str,
+        *,
+        cache: CacheSpec | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.url = storage.url
         self.manifest = manifest
         self.manifest_sha256 = manifest_sha256
         self.storage = storage
         self._encoded = manifest.pack.encoded
-        self._lock = Lock()
+        self._opened_with = cache, patience
         self._indices: dict[str, Index] = {}
         self._checked: dict[str, np.ndarray] = {}  # the file's stamp when a sample was right
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.url, *self._opened_with, self.manifest_sha256)
 
     def __enter__(self) -> "ShardSet":
         return self
@@ -167,7 +185,19 @@ def open_shards(
     Remote shards are kept in `cache`, by default the one that SYNSHARDS_CACHE_DIR names; without
     either every read goes to the remote side. `patience` says how long a request is tried.
     """
-    storage = open_storage(str(url), cache or cache_from_environment(os.environ), patience)
+    cache = cache or cache_from_environment(os.environ)
+    storage = open_storage(str(url), cache, patience)
     data = storage.read(MANIFEST)
     manifest = parse_manifest(data, where=f"{storage.url}/{MANIFEST}")
-    return ShardSet(storage, manifest, hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return ShardSet(storage, manifest, digest, cache=cache, patience=patience)
+
+
+def _reopened(
+    url: str, cache: CacheSpec | None, patience: Patience | None, manifest_sha256: str
+) -> ShardSet:
+    """Return the set that was pickled, opened by its URL."""
+    shards = open_shards(url, cache, patience)
+    if shards.manifest_sha256 != manifest_sha256:
+        raise ValueError(f"{url}: another shard set than when it was pickled; start again")
+    return shards

@@ -6,7 +6,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -16,9 +15,11 @@ from urllib.parse import unquote, urlsplit
 from shards.cache import CachedStorage
 from shards.cache_folder import CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
+from shards.forks import renew_in_children
 from shards.patience import Patience
 from shards.remote import RemoteStorage, stamp_of
 from shards.schema import ShardInfo
+from shards.threads import Pool
 from shards.urls import without_secrets
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def hash_of(storage: Storage, name: str, *, copy_to: BinaryIO | None = None) -> 
         storage.read_into(name, start, memoryview(data))
         return data
 
-    with ThreadPoolExecutor(COPY_THREADS) as pool:
+    with Pool(COPY_THREADS, "copy") as pool:
         for first in range(0, len(starts), COPY_THREADS):
             for data in pool.map(part, starts[first : first + COPY_THREADS]):
                 hashed.update(data)
@@ -146,8 +147,13 @@ class LocalStorage:
 
     def __init__(self, folder: str) -> None:
         self.url = folder
+        self._open: dict[str, _OpenFile]
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget what is open."""
         self._lock = Lock()
-        self._open: dict[str, _OpenFile] = {}
+        self._open = {}
 
     def know(self, shards: Sequence[ShardInfo], manifest_sha256: str) -> None:
         """Nothing to do: the files are here."""
@@ -166,7 +172,7 @@ class LocalStorage:
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Return the files' sizes in bytes."""
-        with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        with Pool(LISTING_THREADS, "list") as pool:
             return list(pool.map(self._size, names))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

@@ -81,6 +81,12 @@ class Stream:
         )
         self._next_planned = self._position
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a Stream cannot be pickled, its threads stay in this process; make one in each "
+            "worker, with rank and world_size, from the ShardSet, which can be pickled"
+        )
+
     def __enter__(self) -> "Stream":
         return self
 

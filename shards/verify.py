@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import crc32c
@@ -19,6 +18,7 @@ from shards.shardset import open_shards
 from shards.storage import HashedFile, Storage, open_storage
 from shards.tar import npy_header
 from shards.tarread import Member, read_tar
+from shards.threads import Pool
 
 MEMBERS = ("image.npy", "cls", "json")
 
@@ -35,7 +35,7 @@ def verify(url: str, *, fast: bool = False, workers: int = 2) -> list[str]:
     storage = open_storage(url)
     jobs = list(manifest.shards())
     faults = list(_unlisted(storage, manifest))
-    with ThreadPoolExecutor(workers) as pool, progress("verify", len(jobs)) as advance:
+    with Pool(workers, "verify") as pool, progress("verify", len(jobs)) as advance:
         for found in pool.map(lambda job: _shard_faults(storage, job, manifest, fast), jobs):
             faults.extend(found)
             advance(1)

@@ -4,28 +4,34 @@ In Python: with serving(folder, handler=odd("no ranges")) as url: ...
 """
 
 import gzip
+import threading
 import time
 from pathlib import Path
 
 from shards.serve import RangeHandler
 
 
-def odd(kind: str, name: str = "") -> type[RangeHandler]:
+def odd(kind: str, name: str = "") -> "type[Odd]":
     """Return a handler of this kind for the files whose path holds `name`; the others are served.
 
     A number: it answers with that status.
     """
-    return type("Odd", (_Odd,), {"kind": kind, "name": name})
+    return type("Odd", (Odd,), {"kind": kind, "name": name, "asked": threading.Event()})
 
 
-class _Odd(RangeHandler):
+class Odd(RangeHandler):
+    """`asked` is set once such a file is asked for."""
+
     kind = ""
     name = ""
+    asked: threading.Event
 
     def answer(self, *, with_body: bool) -> None:
         if self.name not in self.path:
             super().answer(with_body=with_body)
-        elif self.kind == "loop":
+            return
+        self.asked.set()
+        if self.kind == "loop":
             self.send_response(302)
             self.send_header("Location", self.path)
             self.send_header("Content-Length", "0")

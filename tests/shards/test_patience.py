@@ -205,8 +205,11 @@ def test_an_interrupt_ends_a_wait(packed: Packed) -> None:
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            open_shards(url)
+            open_shards(url, None, Patience(read_timeout_s=3.0))
         assert time.monotonic() - started < 1.3
+        for thread in threading.enumerate():
+            if thread.name == "shards-request":
+                thread.join()
 
 
 def test_a_good_server_is_read_without_a_word(
