@@ -133,7 +133,7 @@ def _open(handle: tifffile.FileHandle) -> Iterator[None]:
 
 def _only_series(file: tifffile.TiffFile) -> Any:
     """Return the series of a file that has one; copies of it at lower resolution do not count."""
-    series = [one for one in file.series if not one.keyframe.is_reduced]
+    series = [one for one in file.series if not one.keyframe.is_reduced] or list(file.series)
     if not series:
         raise ImageError("unreadable", "no image in this TIFF file")
     if len(series) > 1:
@@ -189,16 +189,18 @@ def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
         there = sum(page is not None for page in series)
     elif held == 1 and series.dataoffset is not None:
         there = planes  # behind each other
+    codes, has_next = _directory(file, file.pages.first.offset)
+    if lost := codes & DECISIVE - set(file.pages.first.tags.keys()):
+        raise ImageError("truncated", f"the value of its tag {min(lost)} is not there; {CUT}")
+    if held > 1:
+        _, has_next = _directory(file, file.pages[-1].offset)
+    states = f"its header states {stated} sections, " if stated > held else ""
+    if has_next:
+        raise ImageError("truncated", f"{states}its list of pages breaks off after {held}; {CUT}")
     if there < stated:
         raise ImageError(
             "truncated", f"its header states {stated} sections, {there} are there; {CUT}"
         )
-    codes, _ = _directory(file, file.pages.first.offset)
-    if lost := codes & DECISIVE - set(file.pages.first.tags.keys()):
-        raise ImageError("truncated", f"the value of its tag {min(lost)} is not there; {CUT}")
-    _, has_next = _directory(file, file.pages[-1].offset)
-    if has_next:
-        raise ImageError("truncated", f"its list of pages breaks off after {held}; {CUT}")
     if series.dataoffset is not None:
         size = series.keyframe.parent.filehandle.size
         room = max(0, size - series.dataoffset) // (plane * series.dtype.itemsize)
