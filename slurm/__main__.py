@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from shards.command import HELP, UsageError, parse, run_command, run_named, show_usage
 from slurm import scheduler, stages
+from slurm.check import check_commands
 from slurm.job import Step
 from slurm.runfolder import Chain, read_chain, slurm_folder
 from slurm.site import load_site, parse_options
@@ -36,7 +37,8 @@ class Common:
     site: str = "generic"
     """generic, hyak, or the path of a site's TOML file"""
     option: Words = ()
-    """sbatch options: NAME=VALUE for every step, STEP.NAME=VALUE for one, NAME= for a flag"""
+    """sbatch options: NAME=VALUE for every step, STEP.NAME=VALUE for one, NAME for a flag; NAME=
+    takes one of the site's away"""
     limit: int | None = None
     """how many tasks of an array may run at once"""
     dry_run: bool = False
@@ -264,6 +266,7 @@ def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
     )
     if job.dry_run and job.resume:
         raise UsageError("--dry-run shows the whole chain as if new: leave --resume out")
+    check_commands(request.steps, extra)
     if job.dry_run:
         sys.stdout.writelines(dry_run(request, request.site.max_array_size))
         return

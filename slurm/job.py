@@ -7,39 +7,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from slurm.options import OWN_OPTIONS, SBATCH_OPTIONS, num_gpus
+
 STEPS = ("plan", "ingest", "finish", "pack", "train", "predict", "eval")
 Command = tuple[str, ...]
 Launch = Literal["batch", "accelerate"]
-
-SBATCH_OPTIONS = frozenset(
-    re.findall(
-        r"\S+",
-        """account acctg-freq batch bb bbf begin burst-buffer cluster-constraint clusters comment
-    constraint container contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task
-    deadline delay-boot distribution exclude exclusive export export-file extra-node-info
-    get-user-env gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags
-    hint hold ignore-pbs licenses mail-type mail-user mem mem-bind mem-per-cpu mem-per-gpu mincpus
-    network nice no-kill nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
-    ntasks-per-node ntasks-per-socket oom-kill-step overcommit oversubscribe partition power prefer
-    priority profile propagate qos quiet reboot reservation signal sockets-per-node spread-job
-    switches thread-spec threads-per-core time time-min tmp tres-bind tres-per-task uid
-    use-min-nodes wait-all-nodes wckey""",
-    )
-)
-OWN_OPTIONS = frozenset(
-    re.findall(
-        r"\S+",
-        """array chdir dependency error input job-name kill-on-invalid-dep no-requeue open-mode
-    output parsable requeue test-only wait wrap""",
-    )
-)
+# Options that choose nodes, which may bring GPUs that no option names.
+PLACEMENT = ("partition", "qos", "constraint", "nodelist", "reservation", "exclusive")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What sbatch is asked for: its long options by name, a flag such as `exclusive` with ""."""
+    """What sbatch is asked for: its long options by name, a flag such as `exclusive` with "".
+
+    `given_gpus` are the GPUs that a node has without being asked, where the site states them.
+    """
 
     options: Mapping[str, str] = field(default_factory=dict)
+    given_gpus: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.options.items():
@@ -64,16 +49,27 @@ class Resources:
         return int(asked.split("-")[0])
 
     @property
-    def gpus_per_node(self) -> int:
-        """GPUs on each node, from `gpus-per-node` or `gres`; 0 where none is asked for."""
-        if vague := sorted({"gpus", "gpus-per-task", "gpus-per-socket"} & self.options.keys()):
+    def gpus_per_node(self) -> int | None:
+        """GPUs on each node, from `gpus-per-node`, `gres` or the site; None where none says it."""
+        asked = {name: num_gpus(name, value) for name, value in self.options.items()}
+        stated = {name: count for name, count in asked.items() if count is not None}
+        if vague := sorted(stated.keys() - {"gpus-per-node", "gres"}):
             raise ValueError(
                 f"sbatch option {vague[0]!r} leaves open how many GPUs a node has, which training "
                 "must know: give gpus-per-node=N or gres=gpu:N instead"
             )
-        asked = self.options.get("gpus-per-node") or _gpu_gres(self.options.get("gres", ""))
-        last = asked.rsplit(":", 1)[-1] if asked else "0"
-        return int(last) if last.isdigit() else 1
+        if stated:
+            return sum(stated.values())
+        if self.given_gpus is not None:
+            return self.given_gpus
+        if chosen := [name for name in PLACEMENT if name in self.options]:
+            option = "=".join(filter(None, (chosen[0], self.options[chosen[0]])))
+            raise ValueError(
+                f"training goes to nodes chosen by {option}, and nothing says how many GPUs they "
+                "have: add --option train.gpus-per-node=N (0 trains on CPUs), or state "
+                "gpus_per_node = N in the site's file if they come by themselves"
+            )
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +144,7 @@ class ArrayJob:
     @property
     def num_ranks(self) -> int:
         """Number of processes that train together: one a GPU, or one a node without any."""
-        return self.resources.num_nodes * max(1, self.resources.gpus_per_node)
+        return self.resources.num_nodes * max(1, self.resources.gpus_per_node or 0)
 
     @property
     def name(self) -> str:
@@ -162,10 +158,6 @@ def split_tasks(num_tasks: int, max_array_size: int) -> list[range]:
         raise ValueError(f"MaxArraySize must be at least 1 for job arrays, got {max_array_size}")
     starts = range(0, num_tasks, max_array_size)
     return [range(start, min(start + max_array_size, num_tasks)) for start in starts]
-
-
-def _gpu_gres(gres: str) -> str:
-    return next((item for item in gres.split(",") if item.partition(":")[0] == "gpu"), "")
 
 
 def _check_directive(what: str, value: str) -> None:

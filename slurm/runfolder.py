@@ -6,13 +6,14 @@ logs/STEP-START/INDEX.log  what a task said, over all its starts
 tasks/STEP/TASK            the task's own record, written by the script
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from shards.documents import document, read_document, write_document
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One sbatch: array indices `indices` of the part whose first task is `start`."""
@@ -22,6 +23,7 @@ class Job:
     indices: tuple[int, ...]
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainStep:
     """A step as submitted; of the jobs that hold a task, the last counts."""
@@ -36,6 +38,7 @@ class ChainStep:
         return {job.start + index: job for job in self.jobs for index in job.indices}
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chain:
     """`retry` is the shell command that continues the chain from `workdir`."""
@@ -70,20 +73,12 @@ def read_chain(folder: Path) -> Chain | None:
     path = folder / "chain.json"
     if not path.exists():
         return None
-    try:
-        raw = json.loads(path.read_bytes())
-        steps = tuple(_step(step) for step in raw["steps"])
-        return Chain(workdir=raw["workdir"], retry=raw["retry"], steps=steps)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable chain ({error!r}); use a new --run") from None
+    return read_document(Chain, path, what="chain of jobs", cure="use a new --run")
 
 
 def write_chain(folder: Path, chain: Chain) -> None:
     """Write the chain so that it is whole at any moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "chain.json.tmp"
-    temporary.write_text(json.dumps(asdict(chain), indent=1) + "\n")
-    temporary.replace(folder / "chain.json")
+    write_document(folder / "chain.json", chain)
 
 
 def read_tasks(folder: Path, step: str) -> dict[int, TaskRecord]:
@@ -103,14 +98,15 @@ def log_tail(folder: Path, step: str, task: int, job: Job, *, num_lines: int) ->
 
 def _task_records(folder: Path) -> Iterator[tuple[int, TaskRecord]]:
     for path in folder.glob("*"):
-        if path.name.isdigit():
-            state, code, job_id, node = path.read_text().split()
-            record = TaskRecord(state=state, exit_code=int(code), job_id=job_id, node=node)
-            yield int(path.name), record
+        if path.name.isdecimal():
+            yield int(path.name), _task_record(path)
 
 
-def _step(raw: dict[str, Any]) -> ChainStep:
-    jobs = tuple(
-        Job(id=job["id"], start=job["start"], indices=tuple(job["indices"])) for job in raw["jobs"]
+def _task_record(path: Path) -> TaskRecord:
+    match path.read_text(errors="replace").split():
+        case [state, code, job_id, node] if code.isdecimal():
+            return TaskRecord(state=state, exit_code=int(code), job_id=job_id, node=node)
+    raise ValueError(
+        f"{path}: not a task's record, which is a line STATE EXIT_CODE JOB_ID NODE; remove it, and "
+        "the task counts as never started"
     )
-    return ChainStep(**{**raw, "jobs": jobs})

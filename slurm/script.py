@@ -59,6 +59,15 @@ _LAUNCHER = (
     'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"'
 )
 
+# Nobody said how many GPUs a node has: a training must not leave those that are there idle.
+_NO_GPUS = """\
+if [ -n "${SLURM_JOB_GPUS:-}" ] || nvidia-smi -L >/dev/null 2>&1; then
+  echo "error: $SLURMD_NODENAME has GPUs, and nothing asked for them: submit again with" \\
+    "--option train.gpus-per-node=N (0 trains on CPUs), or state gpus_per_node in the site" >&2
+  exit 2
+fi
+"""
+
 
 def render(job: ArrayJob) -> str:
     """Return the script that runs `job`; every word of a command reaches it as it was given."""
@@ -93,6 +102,8 @@ def _directives(job: ArrayJob) -> str:
         "requeue": "",
         **job.resources.options,
     }
+    if lines.get("gpus-per-node") == "0":  # a Slurm that knows no GPUs would refuse even none
+        del lines["gpus-per-node"]
     return "#!/bin/bash\n" + "".join(_directive(*line) for line in lines.items())
 
 
@@ -138,12 +149,15 @@ def _launch(job: ArrayJob) -> str:
 def _accelerate(job: ArrayJob, container: str, python: str) -> str:
     num_nodes = job.resources.num_nodes
     multiple = " --multi_gpu" if job.num_ranks > 1 else ""
-    processor = "" if job.resources.gpus_per_node else "export ACCELERATE_USE_CPU=true\n"
+    gpus = job.resources.gpus_per_node
+    processor = _NO_GPUS if gpus is None else ""
+    processor += "" if gpus else "export ACCELERATE_USE_CPU=true\n"
     return f"""\
 {processor}first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" --oneliner | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')
-srun --nodes={num_nodes} --ntasks={num_nodes} --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" \\
-  --kill-on-bad-exit=1 {container}bash -c {shlex.quote(_LAUNCHER)} {python} \\
+srun --nodes={num_nodes} --ntasks={num_nodes} --kill-on-bad-exit=1 \\
+  --cpus-per-task="${{SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}}" \\
+  {container}bash -c {shlex.quote(_LAUNCHER)} {python} \\
   --num_machines {num_nodes} --num_processes {job.num_ranks}{multiple} \\
   --mixed_precision no --dynamo_backend no --quiet \\
   --main_process_ip "${{address:-$first}}" \\

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shards.locks import sole_writer
 from slurm import scheduler
 from slurm.job import ArrayJob, Step, split_tasks
 from slurm.runfolder import Chain, ChainStep, Job, read_chain, read_tasks, slurm_folder, write_chain
@@ -39,16 +40,17 @@ def submit(request: Request, max_array_size: int, *, resume: bool) -> Iterator[s
     tasks in the queue stay there, unless a step before them is submitted again.
     """
     folder = slurm_folder(request.run)
-    chain = _first_or_continued(request, read_chain(folder), resume=resume)
-    queue = scheduler.read_queue(chain.job_ids)
-    state = _Submission(folder=folder, chain=chain, queue=queue, sbatch=_write_and_submit)
-    for step, arrays in _arrays(request, max_array_size):
-        try:
-            line = state.submit_step(step, arrays)
-        finally:
-            if any(known.jobs for known in state.chain.steps):  # what was submitted is on record
-                write_chain(folder, state.chain)
-        yield line
+    with sole_writer(folder):
+        chain = _first_or_continued(request, read_chain(folder), resume=resume)
+        queue = scheduler.read_queue(chain.job_ids)
+        state = _Submission(folder=folder, chain=chain, queue=queue, sbatch=_write_and_submit)
+        for step, arrays in _arrays(request, max_array_size):
+            try:
+                line = state.submit_step(step, arrays)
+            finally:
+                if any(known.jobs for known in state.chain.steps):  # what is submitted is on record
+                    write_chain(folder, state.chain)
+            yield line
 
 
 def dry_run(request: Request, max_array_size: int) -> Iterator[str]:

@@ -60,14 +60,19 @@ def test_dry_run_prints_and_touches_nothing(
             "predict a b --splits test",
             ["  1) command=(-m trainer predict b --split test --tta) ;;"],
         ),
-        ("eval a b --out o", ["command=(-m eval a b --out o --tta)"]),
+        ("eval a b --out o", ["command=(-m eval a b --out o --no-images)"]),
     ],
 )
 def test_commands_of_the_other_steps(
     capsys: pytest.CaptureFixture[str], words: str, lines: list[str]
 ) -> None:
-    extra = () if words.startswith("pack") else ("--", "--tta")
-    assert exit_code("submit", *words.split(), "--run", "r", "--dry-run", *extra) == 0
+    extra = {"pack": (), "predict": ("--", "--tta"), "eval": ("--", "--no-images")}
+    assert (
+        exit_code(
+            "submit", *words.split(), "--run", "r", "--dry-run", *extra[words.split(maxsplit=1)[0]]
+        )
+        == 0
+    )
     assert set(lines) <= set(capsys.readouterr().out.splitlines())
 
 

@@ -199,14 +199,17 @@ def test_folders_that_slurm_would_read_as_patterns_are_refused(name: str) -> Non
 @pytest.mark.parametrize(
     ("options", "gpus"),
     [
-        ({}, 0),
+        ({}, None),
+        ({"gpus-per-node": "0"}, 0),
+        ({"gres": "none"}, 0),
+        ({"gres": "gpu:a40:2,gpu:h100:2,nvme:1", "partition": "p"}, 4),
         ({"gres": "gpu:a40:2"}, 2),
         ({"gres": "shard:3,gpu:4"}, 4),
         ({"gres": "gpu"}, 1),
         ({"gpus-per-node": "h100:8"}, 8),
     ],
 )
-def test_gpus_are_read_from_the_options(options: dict[str, str], gpus: int) -> None:
+def test_gpus_are_read_from_the_options(options: dict[str, str], gpus: int | None) -> None:
     assert Resources(options=options).gpus_per_node == gpus
 
 
@@ -214,6 +217,10 @@ def test_gpus_are_read_from_the_options(options: dict[str, str], gpus: int) -> N
     ("options", "message"),
     [
         ({"gpus": "8"}, "'gpus' leaves open how many GPUs a node has.* gpus-per-node=N"),
+        ({"tres-per-task": "cpu=4,gres/gpu:a40=2"}, "'tres-per-task' leaves open how many GPUs"),
+        ({"partition": "gpu"}, "nodes chosen by partition=gpu, and nothing says how many GPUs"),
+        ({"exclusive": ""}, "nodes chosen by exclusive, and nothing says how many GPUs"),
+        ({"gres": "nvme:1", "qos": "q"}, "nodes chosen by qos=q, and nothing says how many GPUs"),
         ({"nodes": "two"}, "nodes must be a number from 1, got 'two'"),
     ],
 )

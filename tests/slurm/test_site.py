@@ -54,23 +54,45 @@ def test_an_unknown_site_names_the_known() -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"modules": []}, "unknown key 'modules'; known are required"),
-        ({"setup": "module load x"}, "setup must be a list"),
-        ({"setup": [1]}, "setup must hold strings, found 1"),
+        ({"modules": []}, "unknown key modules; known keys are required"),
+        ({"setup": "module load x"}, "setup is 'module load x', expected a valid"),
+        ({"setup": [1]}, r"setup\[0\] is 1, expected a valid string"),
+        ({"python": None}, ""),
+        ({"max_array_size": 0}, "max_array_size must be at least 1, got 0"),
+        ({"gpus_per_node": -1}, "gpus_per_node must not be negative"),
+        ({"resources": []}, "resources is"),
+        ({"resources": {"train": []}}, "resources.train"),
         ({"resources": {"walltime": "1:00"}}, "unknown sbatch option 'walltime'"),
         ({"resources": {"training": {"mem": "1G"}}}, r"unknown step \[resources.training\]"),
-        ({"resources": {"train": {"mem": True}}}, "must be a string or a number, found True"),
+        ({"resources": {"train": {"mem": True}}}, "mem is True, but is no flag"),
+        ({"resources": {"train": {"mem": 1.5}}}, "resources.train"),
+        ({"resources": {"mem": "1G", "mem-per-cpu": "1G"}}, "exclude each other; give one"),
     ],
 )
 def test_bad_facts_are_refused(facts: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    if facts == {"python": None}:
+        assert parse_site(facts, python="py").environment.python == "py"
+        return
+    with pytest.raises(ValueError, match=message) as raised:
         parse_site(facts, python="python")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "a = ", "setup = [" * 5000, "\xff", "a = 1\na = 2", "=", "[[setup]]"]
+)
+def test_a_broken_file_is_one_line_that_names_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"^{path}: ") as raised:
+        load_site(str(path), python="python")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("exclusive", "expected NAME=VALUE"),
+        ("mem", "expected NAME=VALUE, NAME= to take it away, or NAME for a flag"),
         ("training.mem=1G", "unknown step 'training'; known are plan"),
         ("walltime=1:00", "unknown sbatch option 'walltime'"),
     ],

@@ -301,11 +301,17 @@ case $task in
   1) command=(-m trainer unet3d --data runs/v1/shards/cube --out runs/v1/runs/unet3d) ;;
 esac
 
+if [ -n "${SLURM_JOB_GPUS:-}" ] || nvidia-smi -L >/dev/null 2>&1; then
+  echo "error: $SLURMD_NODENAME has GPUs, and nothing asked for them: submit again with" \
+    "--option train.gpus-per-node=N (0 trains on CPUs), or state gpus_per_node in the site" >&2
+  exit 2
+fi
 export ACCELERATE_USE_CPU=true
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" --oneliner | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-  --kill-on-bad-exit=1 bash -c 'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"' python \
+srun --nodes=1 --ntasks=1 --kill-on-bad-exit=1 \
+  --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" \
+  bash -c 'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"' python \
   --num_machines 1 --num_processes 1 \
   --mixed_precision no --dynamo_backend no --quiet \
   --main_process_ip "${address:-$first}" \

@@ -63,8 +63,9 @@ esac
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" --oneliner | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-srun --nodes=2 --ntasks=2 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-  --kill-on-bad-exit=1 bash -c 'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"' python \
+srun --nodes=2 --ntasks=2 --kill-on-bad-exit=1 \
+  --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" \
+  bash -c 'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"' python \
   --num_machines 2 --num_processes 8 --multi_gpu \
   --mixed_precision no --dynamo_backend no --quiet \
   --main_process_ip "${address:-$first}" \
