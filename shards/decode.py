@@ -108,7 +108,7 @@ def _stored(picture: ImageFile, *, bits: int) -> Stored:
     """Return what a PNG's or JPEG's header says; Pillow gives 2 and 4 bits as 8."""
     mode, (width, height) = picture.mode, picture.size
     if mode not in MODES:
-        raise ImageError("color", f"found {mode} color, expected gray; {REDUCE}")
+        raise ImageError("color", f"found {mode} color, expected gray or RGB; {REDUCE}")
     bands = len(picture.getbands())
     palette = np.array(picture.getpalette("RGB") or [], np.uint8) if mode == "P" else None
     return Stored(

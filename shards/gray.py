@@ -5,7 +5,6 @@ pixel, and Z, T, I or Q for sections, planes in time, and planes of which the fi
 """
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from shards.limits import IMAGE_VARIABLE, max_image_bytes
+
 Image = npt.NDArray[np.uint8]
 Photometric = Literal["miniswhite", "minisblack", "rgb", "palette"]
 
 SECTIONS = "ZTIQ"
 CHANNELS = "CS"
 DEPTHS = (1, 2, 4, 8)
-LIMIT_NAME, LIMIT_MB = "SYNSHARDS_MAX_IMAGE_MB", 1024
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 REDUCE = "convert it to 8-bit gray"
 
@@ -119,24 +119,19 @@ def check_opaque(alpha: npt.NDArray[Any]) -> None:
         raise ImageError("transparent", "found transparent pixels; store it without transparency")
 
 
-def check_size(shape: tuple[int, ...], itemsize: int = 1) -> None:
-    """Refuse what would take more memory than SYNSHARDS_MAX_IMAGE_MB, 1024 by default."""
-    limit, size = _limit_mb(), math.prod(shape) * itemsize
-    if size > limit << 20:
+def check_size(shape: tuple[int, ...]) -> None:
+    """Refuse 8-bit values that would take more memory than one image may have."""
+    try:
+        limit = max_image_bytes()
+    except ValueError as error:
+        raise ImageError("limit", str(error)) from None
+    if (size := math.prod(shape)) > limit:
         raise ImageError(
             "too_large",
-            f"its header says {' x '.join(map(str, shape))}, which takes {size / 2**20:.0f} MB, "
-            f"more than the {limit} MB that one image may take; if that is right, set {LIMIT_NAME}",
+            f"its header says {' x '.join(map(str, shape))}, which takes {size / 1e9:.2f} GB, more "
+            f"than the {limit / 1e9:g} GB that one image may have; if that is right, raise "
+            f"{IMAGE_VARIABLE}",
         )
-
-
-def _limit_mb() -> int:
-    text = os.environ.get(LIMIT_NAME, str(LIMIT_MB))
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise ImageError(
-            "limit", f"{LIMIT_NAME} is {text!r}, expected a whole number of megabytes above 0"
-        )
-    return int(text)
 
 
 def _check_values(stored: Stored) -> None:
@@ -148,7 +143,9 @@ def _check_values(stored: Stored) -> None:
             "wrong_dtype", f"found {stored.bits}-bit {what} ({dtype}), expected uint8; {REDUCE}"
         )
     if stored.photometric not in ("miniswhite", "minisblack", "rgb", "palette"):
-        raise ImageError("color", f"found {stored.photometric} color, expected gray; {REDUCE}")
+        raise ImageError(
+            "color", f"found {stored.photometric} color, expected gray or RGB; {REDUCE}"
+        )
     if (stored.photometric == "palette") != (stored.palette is not None):
         raise ImageError("unreadable", "a palette image without a palette")
 

@@ -249,3 +249,60 @@ def two_series() -> bytes:
         writer.write(STACK, photometric="minisblack")
         writer.write(STACK[:, :8, :8], photometric="minisblack")
     return file.getvalue()
+
+
+DEEP = STACK.astype(np.uint16) * 257
+WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
+    "16-bit TIFF": (lambda: tiff(DEEP), r"16-bit gray or color \(uint16\), expected uint8"),
+    "signed TIFF": (lambda: tiff(STACK.view(np.int8)), r"8-bit signed integers \(int8\)"),
+    "float TIFF": (lambda: tiff(STACK.astype(np.float32)), "32-bit floating point"),
+    "12-bit TIFF": (lambda: tiff(DEEP[0] >> 4, bitspersample=12), "12-bit gray or color"),
+    "CMYK TIFF": (
+        lambda: tiff(np.dstack([*COLOR, STACK[4]]), photometric="separated"),
+        "found separated color",
+    ),
+    "CIELab TIFF": (lambda: tiff(np.dstack([*COLOR]), photometric="cielab"), "cielab color"),
+    "transparent TIFF": (
+        lambda: tiff(np.dstack([*COLOR, STACK[4]]), photometric="rgb", extrasamples=["unassalpha"]),
+        "transparent pixels",
+    ),
+    "turned TIFF": (lambda: tiff(STACK[0], extratags=[(274, 3, 1, 6, True)]), "orientation 6"),
+    "time and depth": (
+        lambda: imagej(np.stack([STACK, STACK]), "TZYX"),
+        "expected one axis of sections",
+    ),
+    "channels of color": (
+        lambda: imagej(np.stack([np.moveaxis(COLOR, 0, -1)] * 2), "CYXS"),
+        "expected one axis of channels",
+    ),
+    "two series": (two_series, r"found 2 images \(series\) in one file: QYX \(5, 16, 24\); QYX"),
+    "48-bit PNG": (
+        lambda: png(16, 2, [r.tobytes() for r in np.moveaxis(COLOR, 0, -1).astype(">u2")]),
+        "16-bit gray or color",
+    ),
+    "16-bit gray and opacity PNG": (
+        lambda: png(16, 4, [r.tobytes() for r in np.dstack([DEEP[0]] * 2)]),
+        "16-bit gray or color",
+    ),
+    "16-bit PNG": (lambda: picture(DEEP[0]), "16-bit gray or color"),
+    "transparent PNG": (lambda: picture(np.dstack([*COLOR, STACK[4]])), "transparent pixels"),
+    "PNG with a key": (lambda: picture(STACK[0], transparency=9), "transparent pixels"),
+    "PNG palette with opacity": (
+        lambda: palette_of(
+            "P", np.repeat(np.arange(256), 3), STACK[0], transparency=bytes([0] * 256)
+        ),
+        "transparent pixels",
+    ),
+    "CMYK JPEG": (
+        lambda: picture(np.dstack([*COLOR, STACK[4]]), "jpeg", mode="CMYK"),
+        "found CMYK color",
+    ),
+    "cut PNG": (lambda: picture(STACK[0])[:-60], "not a readable image"),
+    "cut JPEG": (lambda: picture(STACK[0], "jpeg")[:-200], "not a readable image"),
+    "GIF": (lambda: picture(STACK[0], "gif"), "starts with b'GIF8'"),
+    "empty": (lambda: b"", "starts with b''"),
+    "text": (lambda: b"no picture", "as no PNG, JPEG or TIFF file does"),
+    "TIFF header alone": (lambda: b"II*\0", "not a readable image"),
+    "TIFF without a page": (lambda: b"II*\0\0\0\0\0", "not a readable image|no image"),
+    "TIFF of width 0": (lambda: patched(tiff(STACK[0]), 256, 0), "image"),
+}
