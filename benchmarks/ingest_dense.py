@@ -94,8 +94,8 @@ def compare(job: JobConfig, out: Path, options: argparse.Namespace) -> list[Resu
                 pass
 
     print(
-        f"{len(plan)} cubes, {document['num_blocks']} blocks, {len(stored)} chunk reads, "
-        f"{document['prediction']['store_bytes'] / 1e6:.0f} MB to write"
+        f"{len(plan)} cubes, {document.num_blocks} blocks, {len(stored)} chunk reads, "
+        f"{document.prediction.store_bytes / 1e6:.0f} MB to write"
     )
     return [
         measure("ours, store written", len(plan), run),

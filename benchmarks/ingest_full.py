@@ -76,22 +76,22 @@ def full_job(rows: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
         out = options.folder / "data"
         began = time.perf_counter()
         plan, _ = plan_dataset(load_job(config), out)
-        predicted = plan["prediction"]
+        predicted = plan.prediction
         room = shutil.disk_usage(options.folder).free
-        if room < 1.2 * predicted["store_bytes"]:
+        if room < 1.2 * predicted.store_bytes:
             sys.exit(f"{options.folder}: {room / 1e9:.0f} GB free, too little")
-        yield f"planned {plan['num_samples']} of {len(rows)} in {time.perf_counter() - began:.1f} s"
+        yield f"planned {plan.num_samples} of {len(rows)} in {time.perf_counter() - began:.1f} s"
         em.configure()
-        run = Run(out, options.workers, plan["num_blocks"])
+        run = Run(out, options.workers, plan.num_blocks)
         run.to_the_end(options.kills)
         finish_dataset(out)
-        rate = plan["num_samples"] / run.seconds
+        rate = plan.num_samples / run.seconds
         yield f"killed {dict(run.killed)}: {run.seconds:.0f} s in all, {rate:.1f} samples/s"
         yield f"peak memory: {run.memory()}"
         made, read = em.stats()["requests"], em.stats()["bytes"]
         yield (
-            f"requests {made} ({made / predicted['requests'] - 1:+.1%} of those predicted), "
-            f"bytes {read / 1e9:.2f} GB ({read / predicted['bytes'] - 1:+.1%})"
+            f"requests {made} ({made / predicted.requests - 1:+.1%} of those predicted), "
+            f"bytes {read / 1e9:.2f} GB ({read / predicted.bytes - 1:+.1%})"
         )
         compared = compare(open_store(out), rows, em, options.check_every)
         yield f"complete and right: {len(rows)} samples by the table, {compared} by every voxel"

@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional
 
 from ingest.config import load_job
-from ingest.inspect import count_lines, inspect_lines, plan_lines, run_lines
+from ingest.inspect import count_lines, inspect_lines, plan_lines, rules_of, run_lines
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
 from shards.command import UsageError, run_command, run_named
@@ -86,8 +86,8 @@ def plan_command(config: Positional[Path], *, out: Dataset) -> None:
         config: the job's YAML file
         out: the data set's folder
     """
-    document, was_there = plan_dataset(load_job(config), out)
-    print("\n".join(plan_lines(document)))
+    plan, was_there = plan_dataset(load_job(config), out)
+    print("\n".join(plan_lines(plan)))
     print(f"{'planned already' if was_there else 'planned'}: python -m ingest run {out}")
 
 
@@ -130,7 +130,7 @@ def finish_command(dataset: Positional[Dataset]) -> None:
     from ingest.finish import finish_dataset  # draws, which is slow to import
 
     finished = finish_dataset(dataset)
-    print("\n".join(count_lines(finished.counts, finished.rules["neurons"])))
+    print("\n".join(count_lines(finished.counts, rules_of(finished, dataset).neurons)))
     print(f"{finished.num_samples} samples, {finished.num_rejects} rejected: {dataset}")
 
 

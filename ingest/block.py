@@ -9,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ingest.config import JobConfig
 from ingest.cut import boxes_of
 from ingest.image_config import QcConfig
 from ingest.images import read_image
-from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, Plan, read_plan, write_table
+from ingest.layout import BLOCKS_A_ROW_GROUP, Layout, read_plan, write_block
 from ingest.masks import fill_masks, mask_scale
+from ingest.plan_record import Plan
 from ingest.qc import Quality, flags, measure, reject_reason
 from ingest.volumes import Volume, open_volume
+from shards.parquet import read_row_group
 from shards.schema import SAMPLE_COLUMNS
 from shards.store import open_for_write, write_rows
 
@@ -51,18 +52,18 @@ class Opened:
     def volume(self, mip: int) -> Volume:
         """Return one scale, opened once."""
         if mip not in self.volumes:
-            job, reading = self.plan.job, self.plan.document["prediction"]["by_mip"][str(mip)]
+            job, gap = self.plan.job, self.plan.prediction.by_mip[str(mip)].gap
             self.volumes[mip] = open_volume(
-                job.volume, mip, concurrency=job.cost.concurrency, gap=reading["gap"]
+                job.volume, mip, concurrency=job.cost.concurrency, gap=gap
             )
         return self.volumes[mip]
 
     def segmentation(self, mip: int) -> Volume:
         """Return the segmentation that masks of a scale's voxels are cut from, opened once."""
         if mip not in self.segmentations:
-            job, reading = self.plan.job, self.plan.document["prediction"]["masks"][str(mip)]
+            job, gap = self.plan.job, self.plan.prediction.masks[str(mip)].gap
             of = mask_scale(job, self.volume(mip).scale.voxel_size_nm)
-            self.segmentations[mip] = of.open(concurrency=job.cost.concurrency, gap=reading["gap"])
+            self.segmentations[mip] = of.open(concurrency=job.cost.concurrency, gap=gap)
         return self.segmentations[mip]
 
     def stack(self, view: str, count: int) -> Images:
@@ -95,7 +96,7 @@ def run_block(root: str, plan_sha256: str, block: int) -> BlockResult:
 def execute(layout: Layout, opened: Opened, block: int) -> BlockResult:
     """Execute one block: the record is written last, so that its presence means done."""
     job = opened.plan.job
-    samples = planned_samples(layout, job, block)
+    samples = planned_samples(layout, opened.plan, block)
     requests, bytes_read = opened.counted("requests"), opened.counted("bytes")
     images, quality, reasons = _cut(samples, opened, job)
     kept = reasons == ""
@@ -106,7 +107,7 @@ def execute(layout: Layout, opened: Opened, block: int) -> BlockResult:
     for name in sorted(images):
         for item in QUALITY_FIELDS:
             record[f"{name}_{item}"] = [getattr(one, item) for one in quality[name]]
-    write_table(layout.block(block), record, block_columns(job))
+    write_block(layout.block(block), record, block_columns(job))
     return BlockResult(
         block=block,
         kept=int(kept.sum()),
@@ -127,12 +128,14 @@ def block_columns(job: JobConfig) -> dict[str, pa.DataType]:
     return columns
 
 
-def planned_samples(layout: Layout, job: JobConfig, block: int) -> pd.DataFrame:
+def planned_samples(layout: Layout, plan: Plan, block: int) -> pd.DataFrame:
     """Return the planned rows of one block, reading little else of the plan."""
     group, place = divmod(block, BLOCKS_A_ROW_GROUP)
-    rows: pd.DataFrame = pq.ParquetFile(layout.plan_table).read_row_group(group).to_pandas()
-    start = place * job.samples_per_block
-    return rows.iloc[start : start + job.samples_per_block].reset_index(drop=True)
+    cure = "delete the data set and plan it again"
+    table = read_row_group(layout.plan_table, group, plan.table_parts, cure=cure)
+    start, size = place * plan.job.samples_per_block, plan.job.samples_per_block
+    rows: pd.DataFrame = table.slice(start, size).to_pandas()
+    return rows
 
 
 def _cut(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,10 @@ from ingest.cave_client import Answer, Cave, Patience, Question
 from ingest.cave_config import CaveConfig
 from ingest.config import JobConfig, LabelConfig, LabelTable, ProofreadTable, SynapseConfig
 from ingest.labels import neuron_labels
+from ingest.plan_record import Source
 from ingest.tables import AXES
-from shards.files import atomic_write, read_json, sha256_of_file, write_json
+from shards.documents import read_document, write_document
+from shards.files import atomic_write, sha256_of_file
 from shards.progress import progress
 
 NUCLEUS_ID = "target_id"  # a reference table's other ids swap names between ways of asking
@@ -34,9 +36,7 @@ Item = TypeVar("Item")
 AnyTable = TypeVar("AnyTable", LabelTable, ProofreadTable)
 
 
-def local_job(
-    job: JobConfig, patience: Patience | None = None
-) -> tuple[JobConfig, list[dict[str, Any]]]:
+def local_job(job: JobConfig, patience: Patience | None = None) -> tuple[JobConfig, list[Source]]:
     """Return `job` with its CAVE tables as files, and what tells each table from another.
 
     The files are in the cache; what it lacks is asked for.
@@ -76,7 +76,7 @@ class Library:
 
     def __init__(self, config: CaveConfig, patience: Patience | None = None) -> None:
         self.config = config
-        self.sources: list[dict[str, Any]] = []
+        self.sources: list[Source] = []
         self._folder = cache_folder(config) / config.datastack / f"v{config.version}"
         self._patience = patience
         self._cave: Cave | None = None
@@ -114,11 +114,11 @@ class Library:
         about = path.with_suffix(".json")
         if not _is_whole(path, about):
             rows = write(path)
-            write_json(about, self._about(question, path, rows))
-        self.sources.append(read_json(about, what="CAVE cache entry", cure=f"delete {about}"))
+            write_document(about, self._about(question, path, rows))
+        self.sources.append(_entry(about))
         return path
 
-    def _about(self, question: Question, path: Path, rows: int) -> dict[str, Any]:
+    def _about(self, question: Question, path: Path, rows: int) -> Source:
         config = self.config
         return {
             "kind": "table",
@@ -269,8 +269,11 @@ def cache_folder(config: CaveConfig) -> Path:
 def _is_whole(path: Path, about: Path) -> bool:
     if not path.exists() or not about.exists():
         return False
-    known = read_json(about, what="CAVE cache entry", cure=f"delete {about}")
-    return bool(known["sha256"] == sha256_of_file(path))
+    return _entry(about).get("sha256") == sha256_of_file(path)
+
+
+def _entry(about: Path) -> Source:
+    return read_document(Source, about, what="CAVE cache entry", cure=f"delete {about}")
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from shards.documents import document
+
 PUBLIC_SERVER = "https://global.daf-apis.com"
 PUBLIC_ROW_CAP = 500_000
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaveConfig:
     """A datastack at one materialization version, and how it is asked.

@@ -7,19 +7,21 @@ images z, y, x as the arrays have them.
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ingest.cave_config import CaveConfig
 from ingest.image_config import QcConfig, SampleConfig, VolumeConfig
-from ingest.parse import load_yaml, parse
+from shards.documents import document, load_yaml, parse_plain, part_types
 from shards.schema import SPLITS
 from shards.urls import public_url
 
 Record = TypeVar("Record")
+CURE = "correct the job"
 Source = Literal["files", "cave"]
 Tier = Literal["manual", "agreeing", "single"]
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """What the synapse table calls its columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
@@ -38,6 +40,7 @@ class Columns:
     file: str | None = None
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynapseConfig:
     """The synapse table; positions are in voxels of `position_resolution_nm`, x, y, z.
@@ -52,6 +55,7 @@ class SynapseConfig:
     header: str | None = None  # what names the columns of a CSV that does not
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelTable:
     """A table that gives neurons a class: `column`'s values through `classes`.
@@ -69,6 +73,7 @@ class LabelTable:
     manual: bool = False  # made by people: outranks tables that were not
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProofreadTable:
     """A table of neurons whose axons people have gone over: those with `column` among `values`.
@@ -85,6 +90,7 @@ class ProofreadTable:
     required: bool = False
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelConfig:
     """How a synapse gets its label: from tables of neurons, or from a column of its own table.
@@ -125,6 +131,7 @@ class LabelConfig:
                 )
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
     """Who is trained on and who is tested.
@@ -169,6 +176,7 @@ class SplitConfig:
             raise ValueError("max_per_neuron and max_per_class must be 1 or more")
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostConfig:
     """What the plan's prediction of time assumes of the store that holds the volume."""
@@ -182,6 +190,7 @@ class CostConfig:
             raise ValueError("bandwidth_mb_s, latency_ms and concurrency must be above 0")
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     """One `ingest` job."""
@@ -280,14 +289,27 @@ class JobConfig:
 
 
 def load_job(path: Path) -> JobConfig:
-    """Return the job that a YAML file describes, its paths made absolute."""
-    job = parse(JobConfig, load_yaml(path), where=str(path))
+    """Return the job that a YAML file describes, its paths made absolute.
+
+    A single value stands for a list of one. URLs lose their passwords (see shards.urls).
+    """
+    value = _listed(JobConfig, load_yaml(path, what="job", cure="pass the path of a job's YAML"))
+    job = parse_plain(JobConfig, value, where=str(path), cure=CURE)
     return _resolve(job, path.resolve().parent)
 
 
-def job_from_plain(value: Any, *, where: str) -> JobConfig:
-    """Return the job that a resolved config holds."""
-    return parse(JobConfig, value, where=where)
+def _listed(hint: Any, value: Any) -> Any:
+    """Return what YAML gave for a field of type `hint`, with lists wherever a list is meant."""
+    (hint, *_) = part_types(hint)
+    if value is not None and get_origin(hint) is tuple:
+        items = value if isinstance(value, list) else [value]
+        return [_listed(get_args(hint)[0], item) for item in items]
+    if isinstance(value, dict) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {key: _listed(hints.get(str(key)), item) for key, item in value.items()}
+    if isinstance(value, dict) and get_origin(hint) is dict:
+        return {key: _listed(get_args(hint)[1], item) for key, item in value.items()}
+    return value
 
 
 def _resolve(record: Record, folder: Path) -> Record:

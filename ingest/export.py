@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
-import zarr
 
-from ingest.layout import Layout, read_dataset, read_table
 from shards.files import atomic_write
 from shards.progress import progress
 from shards.schema import IDENTITY_COLUMNS, ImageSpec
-from shards.store import ARRAYS
+from shards.store import open_store
 
 NM_PER_UM = 1000.0
 
@@ -24,19 +22,18 @@ def export_tiff(root: Path, out: Path, view: str | None) -> int:
     (z, c, y, x), voxel size in micrometres. The job `tiff_folder.yaml` reads them back. Returns
     the number of files.
     """
-    dataset = read_dataset(Layout(root))
-    name = view or min(dataset.views)
-    if name not in dataset.views:
-        raise ValueError(f"{root}: no view {name}; it has {', '.join(dataset.views)}")
-    samples = read_table(root / "samples.parquet")
-    array = zarr.open_group(root / ARRAYS, mode="r")[name]
-    assert isinstance(array, zarr.Array)
+    store = open_store(root)
+    name, samples = view or min(store.dataset.views), store.samples.to_pandas()
+    if name not in store.dataset.views:
+        raise ValueError(f"{root}: no view {name}; it has {', '.join(store.dataset.views)}")
+    files = store.files(name)
     out.mkdir(parents=True, exist_ok=True)
     with progress("export", len(samples)) as advance:
         for number, row in zip(samples.synapse_id, samples.row, strict=True):
-            write_tiff(out / f"{number}.tif", np.asarray(array[row]), dataset.views[name])
+            (image,) = files.read([row])
+            write_tiff(out / f"{number}.tif", image, store.dataset.views[name])
             advance(1)
-    _write_labels(out / "labels.csv", samples, dataset.class_names)
+    _write_labels(out / "labels.csv", samples, store.dataset.class_names)
     return len(samples)
 
 

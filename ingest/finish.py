@@ -1,34 +1,43 @@
 """Blocks into a data set: merged, checked for completeness, described; dataset.json last."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from ingest.labels import tier_counts
 from ingest.layout import (
     REJECT_COLUMNS,
     Layout,
-    Plan,
     image_specs,
     read_plan,
     read_table,
     write_table,
 )
 from ingest.pictures import draw_all
+from ingest.plan_record import Plan, Rules
 from ingest.splits import check_no_class_empty, neurons_by_split
-from shards.files import write_json
+from shards.documents import to_plain
 from shards.locks import sole_writer
+from shards.parquet import read_sealed
 from shards.plan import class_counts
 from shards.schema import (
     SAMPLE_COLUMNS,
     SCHEMA_VERSION,
     SPLITS,
     Dataset,
-    to_json,
 )
-from shards.store import open_for_write, remove_leftovers, shard_path
+from shards.store import (
+    SAMPLES,
+    check_metadata,
+    file_hashes,
+    open_for_write,
+    remove_leftovers,
+    shard_path,
+    write_dataset,
+)
 
 
 def finish_dataset(root: Path) -> Dataset:
@@ -40,49 +49,57 @@ def finish_dataset(root: Path) -> Dataset:
         remove_leftovers(root)
         kept = records[records.reason == ""]
         rejects = pd.concat(
-            [read_table(layout.plan_rejects), records.loc[records.reason != "", [*REJECT_COLUMNS]]],
+            [plan_rejects(layout, plan), records.loc[records.reason != "", [*REJECT_COLUMNS]]],
             ignore_index=True,
         )
         _check_rejects(records, plan, root)
         dataset = describe(plan, kept, len(rejects))
+        check_metadata(root, plan.files)
         if not plan.job.labels.unlabelled:
             check_no_class_empty(dataset.counts, where=str(root))
         _check_shards(layout, plan, kept)
-        write_table(root / "samples.parquet", kept, SAMPLE_COLUMNS)
+        write_table(root / SAMPLES, kept, SAMPLE_COLUMNS)
         write_table(root / "rejects.parquet", rejects, REJECT_COLUMNS)
+        files = file_hashes(root, dataset.views, SAMPLES, "rejects.parquet")
+        dataset = replace(dataset, files=files)
         draw_all(root, dataset, kept, rejects)
-        write_json(layout.dataset_json, to_json(dataset))
+        write_dataset(root, dataset)
     return dataset
 
 
 def describe(plan: Plan, kept: pd.DataFrame, num_rejects: int) -> Dataset:
     """Return dataset.json for the samples that were kept."""
-    job, document = plan.job, plan.document
+    job = plan.job
     return Dataset(
         schema_version=SCHEMA_VERSION,
         class_names=job.labels.class_names,
-        views=image_specs(job, document["voxel_size_nm"]),
+        views=image_specs(job, plan.voxel_size_nm),
         num_samples=len(kept),
         num_rejects=num_rejects,
         counts=_counts(kept, job.labels.class_names),
-        config=document["config"],
-        sources=document["sources"],
-        rules=_rules(plan, kept),
+        config=to_plain(job),
+        sources=[to_plain(source) for source in plan.sources],
+        rules=to_plain(_rules(plan, kept)),
         code_version=version("synshards"),
     )
 
 
-def _rules(plan: Plan, kept: pd.DataFrame) -> dict[str, Any]:
+def _rules(plan: Plan, kept: pd.DataFrame) -> Rules:
     flags = kept.qc_flags[kept.qc_flags != ""].str.split(",").explode().value_counts()
-    return {
-        "funnel": plan.document["funnel"],
-        "notes": plan.document["notes"],
-        "tiers": tier_counts(kept),
-        "neurons": neurons_by_split(kept),
-        "qc_flags": {str(flag): int(count) for flag, count in flags.items()},
-        "center": plan.job.samples.center,
-        "prediction": plan.document["prediction"],
-    }
+    return Rules(
+        funnel=plan.funnel,
+        notes=plan.notes,
+        tiers=tier_counts(kept),
+        neurons=neurons_by_split(kept),
+        qc_flags={str(flag): int(count) for flag, count in flags.items()},
+        center=plan.job.samples.center,
+        prediction=plan.prediction,
+    )
+
+
+def plan_rejects(layout: Layout, plan: Plan) -> pd.DataFrame:
+    """Return what the plan left out, and why."""
+    return read_table(layout.plan_rejects, plan.files.get(layout.plan_rejects.name))
 
 
 def _records(layout: Layout, plan: Plan) -> pd.DataFrame:
@@ -92,14 +109,21 @@ def _records(layout: Layout, plan: Plan) -> pd.DataFrame:
             f"{layout.root}: {len(missing)} of {plan.num_blocks} blocks are not done (first: "
             f"{missing[0]}); run `python -m ingest run {layout.root}` to do them"
         )
-    parts = [read_table(layout.block(block)) for block in range(plan.num_blocks)]
-    records = pd.concat(parts, ignore_index=True)
-    if records.row.tolist() != list(range(plan.document["num_samples"])):
+    parts = [block_record(layout, plan, block) for block in range(plan.num_blocks)]
+    records: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    if records.row.tolist() != list(range(plan.num_samples)):
         raise ValueError(
             f"{layout.root}: the blocks hold {len(records)} rows, planned were "
-            f"{plan.document['num_samples']}; delete its folder blocks/ and run again"
+            f"{plan.num_samples}; delete its folder blocks/ and run again"
         )
     return records
+
+
+def block_record(layout: Layout, plan: Plan, block: int) -> pa.Table:
+    """Return what was done of a block."""
+    path = layout.block(block)
+    cure = f"delete it and run `python -m ingest run {layout.root}` again"
+    return read_sealed(path, required=bool(plan.files), cure=cure)
 
 
 def _check_rejects(records: pd.DataFrame, plan: Plan, root: Path) -> None:

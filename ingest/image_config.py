@@ -7,11 +7,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shards.documents import document
+
 VIEW_NAME = "(patch|cube)(_[a-z0-9]+)?"
 Center = Literal["pre", "ctr", "post"]
 Channel = Literal["em", "pre", "post"]
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeConfig:
     """Where the images are.
@@ -44,6 +47,7 @@ class VolumeConfig:
             )
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig:
     """One image of a sample: voxels (y, x) for a patch, (z, y, x) for a cube, of one scale.
@@ -70,6 +74,7 @@ def _default_views() -> dict[str, ViewConfig]:
     return {"patch": ViewConfig(size=(256, 256)), "cube": ViewConfig(size=(32, 128, 128))}
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
     """What is cut out around each synapse: any number of views, each of its scale and size.
@@ -100,6 +105,7 @@ class SampleConfig:
         return (len(self.channels), *self.views[view].size)
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QcConfig:
     """When a sample is left out, and when too many are."""

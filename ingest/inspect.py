@@ -1,11 +1,15 @@
 """What a data set or a plan holds, in lines of text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ingest.layout import Layout, read_dataset, read_plan, read_table
-from shards.schema import SPLITS
+from ingest.labels import ROWS
+from ingest.layout import Layout, read_finished, read_plan
+from ingest.plan_record import FunnelStep, Plan, Rules
+from shards.documents import parse_plain
+from shards.schema import SPLITS, Dataset
+from shards.store import read_dataset
 
 
 def inspect_lines(root: Path) -> Iterator[str]:
@@ -15,42 +19,49 @@ def inspect_lines(root: Path) -> Iterator[str]:
     done = sum(layout.block(block).exists() for block in range(plan.num_blocks))
     yield f"{root}: {done} of {plan.num_blocks} blocks done"
     if not layout.dataset_json.exists():
-        yield from plan_lines(plan.document)
+        yield from plan_lines(plan)
         return
-    dataset = read_dataset(layout)
+    dataset = read_dataset(root)
     for name, view in dataset.views.items():
         z, y, x = view.voxel_size_nm
         yield f"{name}: {dataset.num_samples} × {view.shape} {view.dtype}, {z:g}×{y:g}×{x:g} nm"
-    yield from funnel_lines(dataset.rules["funnel"])
-    yield from note_lines(dataset.rules["notes"])
-    yield from count_lines(dataset.counts, dataset.rules["neurons"])
-    yield f"label tiers: {_pairs(dataset.rules['tiers'])}"
-    yield f"flagged: {_pairs(dataset.rules['qc_flags'])}"
-    reasons = read_table(root / "rejects.parquet").reason.value_counts()
+    rules = rules_of(dataset, root)
+    yield from funnel_lines(rules.funnel)
+    yield from note_lines(rules.notes)
+    yield from count_lines(dataset.counts, rules.neurons)
+    yield f"label tiers: {_pairs(rules.tiers)}"
+    yield f"flagged: {_pairs(rules.qc_flags)}"
+    reasons = read_finished(layout, "rejects.parquet", dataset).reason.value_counts()
     yield f"rejected {dataset.num_rejects}: {_pairs(dict(reasons))}"
     yield f"pictures: {root / 'qc'}, the worst samples in worst-VIEW.png"
 
 
-def plan_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def rules_of(dataset: Dataset, root: Path) -> Rules:
+    """Return the rules of a finished data set of ours."""
+    cure = f"run `python -m ingest finish {root}` again"
+    return parse_plain(Rules, dataset.rules, where=f"{root}: the rules in dataset.json", cure=cure)
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
-    yield from funnel_lines(document["funnel"])
-    yield from note_lines(document["notes"])
-    yield from count_lines(document["counts"], document["neurons"])
-    yield f"label tiers: {_pairs(document['tiers'])}"
-    predicted = document["prediction"]
-    readings = [(f"mip {mip}", reading) for mip, reading in predicted["by_mip"].items()]
-    readings += [(f"masks of mip {mip}", reading) for mip, reading in predicted["masks"].items()]
+    yield from funnel_lines(plan.funnel)
+    yield from note_lines(plan.notes)
+    yield from count_lines(plan.counts, plan.neurons)
+    yield f"label tiers: {_pairs(plan.tiers)}"
+    predicted = plan.prediction
+    readings = [(f"mip {mip}", reading) for mip, reading in predicted.by_mip.items()]
+    readings += [(f"masks of mip {mip}", reading) for mip, reading in predicted.masks.items()]
     for name, reading in readings:
         yield (
-            f"{name}: {reading['touches']} chunk touches, {reading['distinct_chunks']} distinct "
-            f"chunks ({reading['chunk_reads']} reads), {reading['minishards']} minishards, "
-            f"{reading['shards']} shards; {reading['ranges']} ranges joined over gaps of "
-            f"{reading['gap']}, {reading['carried_chunks']} chunks in them"
+            f"{name}: {reading.touches} chunk touches, {reading.distinct_chunks} distinct "
+            f"chunks ({reading.chunk_reads} reads), {reading.minishards} minishards, "
+            f"{reading.shards} shards; {reading.ranges} ranges joined over gaps of "
+            f"{reading.gap}, {reading.carried_chunks} chunks in them"
         )
     yield (
-        f"predicted: {predicted['requests']} requests, {predicted['bytes'] / 1e9:.2f} GB to read, "
-        f"{predicted['seconds']:.0f} s at the stated bandwidth and latency, "
-        f"{predicted['store_bytes'] / 1e9:.2f} GB to store in {document['num_blocks']} blocks"
+        f"predicted: {predicted.requests} requests, {predicted.bytes / 1e9:.2f} GB to read, "
+        f"{predicted.seconds:.0f} s at the stated bandwidth and latency, "
+        f"{predicted.store_bytes / 1e9:.2f} GB to store in {plan.num_blocks} blocks"
     )
 
 
@@ -60,12 +71,12 @@ def note_lines(notes: Mapping[str, int]) -> Iterator[str]:
         yield f"{count:>12}  {what}"
 
 
-def funnel_lines(funnel: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield how many rows each step kept."""
-    for row in funnel:
-        yield f"{row['kept']:>12}  {row['step']}" + (
-            f" (-{row['dropped']})" if row["dropped"] else ""
-        )
+def funnel_lines(funnel: Iterable[FunnelStep]) -> Iterator[str]:
+    """Yield how many rows each step dropped and left; steps that dropped none are left out."""
+    yield f"{'dropped':>12}{'left':>12}"
+    for step in funnel:
+        if step.dropped or step.step == ROWS:
+            yield f"{step.dropped or '':>12}{step.kept:>12}  {step.step}"
 
 
 def count_lines(

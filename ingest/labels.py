@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ingest.config import LabelConfig, LabelTable, ProofreadTable
+from ingest.plan_record import FunnelStep
 from ingest.tables import Ints, known_ids, open_table
 from shards.schema import UNLABELLED
 from shards.table_files import Column, canonical_value
@@ -32,6 +33,7 @@ DROPS = (
 
 SHOWN_VALUES = 8  # of a label column, in an error
 
+ROWS = "rows in the table"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -65,14 +67,14 @@ class Funnel:
         """Count rows that are worth knowing of, though they were kept."""
         self.notes[what] = count
 
-    def table(self) -> list[dict[str, Any]]:
-        """Return a row a step: its name, how many it dropped, how many were left."""
+    def steps(self) -> tuple[FunnelStep, ...]:
+        """Return each step: its name, how many it dropped, how many were left."""
         left = self.rows
-        rows: list[dict[str, Any]] = [{"step": "rows in the table", "dropped": 0, "kept": left}]
+        steps = [FunnelStep(step=ROWS, dropped=0, kept=left)]
         for step, count in self.dropped.items():
             left -= count
-            rows.append({"step": step, "dropped": count, "kept": left})
-        return rows
+            steps.append(FunnelStep(step=step, dropped=count, kept=left))
+        return tuple(steps)
 
 
 def labeller(

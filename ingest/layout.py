@@ -1,24 +1,27 @@
 """A data set's folder while it is made: its files, and their reading and writing."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.config import JobConfig, job_from_plain
-from shards.files import atomic_write, read_json
+from ingest.config import JobConfig
+from ingest.plan_record import Plan
+from shards.documents import read_document
+from shards.files import atomic_write
+from shards.parquet import blank_seal, read_parquet, sealed
 from shards.schema import (
     IDENTITY_COLUMNS,
     SAMPLE_COLUMNS,
     Dataset,
     ImageSpec,
-    check_schema_version,
-    dataset_from_json,
 )
+from shards.store import DATASET
 
 BLOCKS_A_ROW_GROUP = 64  # of plan.parquet: a worker reads one row group to find its block
 ROW_GROUP = 1 << 17  # of other tables
@@ -49,24 +52,11 @@ class Layout:
     @property
     def dataset_json(self) -> Path:
         """Written last of all, by `finish`."""
-        return self.root / "dataset.json"
+        return self.root / DATASET
 
     def block(self, number: int) -> Path:
         """The record of a finished block."""
         return self.root / "blocks" / f"{number:06d}.parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A plan as `run` needs it."""
-
-    document: dict[str, Any]
-    job: JobConfig
-
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks there are to run."""
-        return int(self.document["num_blocks"])
 
 
 def plan_columns(job: JobConfig) -> dict[str, pa.DataType]:
@@ -93,17 +83,8 @@ def image_specs(
 
 def read_plan(layout: Layout) -> Plan:
     """Return the plan of a data set."""
-    where = str(layout.plan_json)
-    document = read_json(layout.plan_json, what="plan", cure="make it with `python -m ingest plan`")
-    check_schema_version(document.get("schema_version"), where=where)
-    return Plan(document, job_from_plain(document["config"], where=where))
-
-
-def read_dataset(layout: Layout) -> Dataset:
-    """Return the description of a finished data set."""
-    where = layout.dataset_json
-    value = read_json(where, what="finished data set", cure="run `python -m ingest finish` on it")
-    return dataset_from_json(value, where=str(where))
+    cure = "make it with `python -m ingest plan` in a new or emptied folder"
+    return read_document(Plan, layout.plan_json, what="plan", cure=cure)
 
 
 def write_table(
@@ -116,23 +97,47 @@ def write_table(
 
     A sample without a key of its own goes by its synapse's id.
     """
-    schema = pa.schema(list(columns.items()))
-    size = row_group_size or ROW_GROUP
-    with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with atomic_write(path) as file:
+        _write(file, frame, columns, row_group_size or ROW_GROUP)
+
+
+def write_block(path: Path, frame: pd.DataFrame, columns: dict[str, pa.DataType]) -> None:
+    """Write a block's record as `write_table` does, with its own SHA-256 in it."""
+    data = io.BytesIO()
+    _write(data, frame, columns, ROW_GROUP, metadata=blank_seal())
+    with atomic_write(path) as file:
+        file.write(sealed(data.getvalue()))
+
+
+def read_table(path: Path, sha256: str | None = None) -> pd.DataFrame:
+    """Return a parquet file of ours as a frame, checked by its SHA-256 where that is known."""
+    cure = "delete the data set and plan it again"
+    frame: pd.DataFrame = read_parquet(path, sha256, cure=cure).to_pandas()
+    return frame
+
+
+def read_finished(layout: Layout, name: str, dataset: Dataset) -> pd.DataFrame:
+    """Return a table that `finish` wrote, checked by what dataset.json says of it."""
+    cure = f"run `python -m ingest finish {layout.root}` again"
+    table = read_parquet(layout.root / name, dataset.files.get(name), cure=cure)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _write(
+    file: BinaryIO,
+    frame: pd.DataFrame,
+    columns: dict[str, pa.DataType],
+    row_group_size: int,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    schema, size = pa.schema(list(columns.items())), row_group_size
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for start in range(0, max(len(frame), 1), size):
             part = frame.iloc[start : start + size]
             if "key" in columns and "key" not in part:
                 part = part.assign(key=part.synapse_id.astype(str))
             table = pa.Table.from_pandas(part[list(columns)], schema, preserve_index=False)
             writer.write_table(table.replace_schema_metadata(None))
-
-
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
-    """Return a parquet file of ours as a frame."""
-    try:
-        frame: pd.DataFrame = pq.read_table(path, **options).to_pandas()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing; delete the data set and plan it again") from None
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it and run again") from None
-    return frame
+        if metadata is not None:
+            writer.add_key_value_metadata(metadata)

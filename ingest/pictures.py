@@ -11,8 +11,8 @@ import zarr
 from matplotlib.figure import Figure
 
 from ingest.image_config import QcConfig
-from ingest.parse import parse
 from ingest.sheets import COLUMNS, ROWS, sheet_of_some, sheet_of_worst
+from shards.documents import parse_plain
 from shards.plan import UNLABELLED_NAME
 from shards.schema import SPLITS, UNLABELLED, Dataset
 from shards.store import ARRAYS
@@ -33,7 +33,7 @@ def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataF
     if kept.neuron_id.any():
         neurons_picture(folder, kept)
     group = zarr.open_group(root / ARRAYS, mode="r")
-    limits = parse(QcConfig, dataset.config["qc"], where=str(root))
+    limits = parse_plain(QcConfig, dataset.config["qc"], where=str(root), cure="plan it again")
     for view, spec in dataset.views.items():
         array = group[view]
         assert isinstance(array, zarr.Array)

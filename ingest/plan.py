@@ -1,8 +1,7 @@
 """Tables into a plan: who is labelled, in which split, in which block, and what reading costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from ingest.layout import (
     write_table,
 )
 from ingest.masks import mask_scale
-from ingest.parse import plain
+from ingest.plan_record import Plan, Prediction, Source, source_of
 from ingest.predict import predict, predict_files
 from ingest.remote import check_table, is_remote, remote_identity
 from ingest.scale import Scale
@@ -33,50 +32,54 @@ from ingest.splits import check_no_class_empty, counts_by_split, neurons_by_spli
 from ingest.tables import num_rows, synapse_batches
 from ingest.tree import folder_identity
 from ingest.volumes import load_scale, stored_sizes, volume_identity
-from shards.files import atomic_write, sha256_of_file, write_json
+from shards.documents import to_plain, write_document
+from shards.files import atomic_write, sha256_of_file
 from shards.locks import sole_writer
+from shards.parquet import part_hashes
 from shards.schema import SCHEMA_VERSION, SPLITS
-from shards.store import create_store
+from shards.store import create_store, file_hashes
 
 SIZE_PROBES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan before it is written: its samples, rows of REJECT_COLUMNS, plan.json."""
+    """A plan before it is written: its samples, rows of REJECT_COLUMNS, plan.json without files."""
 
     samples: pd.DataFrame
     rejects: pd.DataFrame
-    document: dict[str, Any]
+    plan: Plan
 
 
-def plan_dataset(job: JobConfig, out: Path) -> tuple[dict[str, Any], bool]:
+def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
     """Write the plan of `job` to `out`; return plan.json and whether it was there already.
 
     A folder that holds another plan is refused.
     """
     layout = Layout(out)
     local, cave_sources = _with_local_tables(job)
-    sources = [*job_sources(job), *cave_sources]
+    sources = (*job_sources(job), *cave_sources)
     if not layout.plan_json.exists():
         draft = make_plan(local, sources)  # before the folder is made: bad input leaves none
     with sole_writer(out):
         if layout.plan_json.exists():
             _check_same(layout, job, sources)
-            return read_plan(layout).document, True
-        document = {**draft.document, "config": plain(job)}
+            return read_plan(layout), True
+        plan = replace(draft.plan, config=job)
         group = BLOCKS_A_ROW_GROUP * job.samples_per_block
         write_table(layout.plan_table, draft.samples, plan_columns(job), row_group_size=group)
         write_table(layout.plan_rejects, draft.rejects, REJECT_COLUMNS)
-        specs = image_specs(job, document["voxel_size_nm"])
-        create_store(out, specs, len(draft.samples), job.samples_per_block)
+        specs = image_specs(job, plan.voxel_size_nm)
+        create_store(out, specs, plan.num_samples, job.samples_per_block)
         with atomic_write(out / "config.yaml") as file:
-            file.write(yaml.safe_dump(plain(job), sort_keys=False).encode())
-        write_json(layout.plan_json, document)
-    return document, False
+            file.write(yaml.safe_dump(to_plain(job), sort_keys=False).encode())
+        files = file_hashes(out, specs, layout.plan_rejects.name)
+        plan = replace(plan, files=files, table_parts=part_hashes(layout.plan_table))
+        write_document(layout.plan_json, plan)
+    return plan, False
 
 
-def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[dict[str, Any]]]:
+def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[Source]]:
     """Return the job with CAVE's tables as files, and what tells those from others."""
     if not job.uses_cave:
         return job, []
@@ -85,7 +88,7 @@ def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[dict[str, Any]]]
     return local_job(job)
 
 
-def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
+def make_plan(job: JobConfig, sources: tuple[Source, ...]) -> Draft:
     """Decide everything that `run` will execute."""
     scales = load_scales(job)
     funnel = Funnel()
@@ -104,24 +107,24 @@ def make_plan(job: JobConfig, sources: list[dict[str, Any]]) -> Draft:
     if not job.labels.unlabelled:
         check_no_class_empty(counts, where=job.synapses.path)
     samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "config": plain(job),
-        "sources": sources,
-        "num_samples": len(samples),
-        "num_blocks": -(-len(samples) // job.samples_per_block),
-        "num_rejects": len(rejects),
-        "counts": counts,
-        "neurons": neurons_by_split(samples),
-        "funnel": funnel.table(),
-        "notes": funnel.notes,
-        "tiers": tier_counts(samples),
-        "voxel_size_nm": {
-            name: list(scales[view.mip].voxel_size_nm) for name, view in job.samples.views.items()
+    plan = Plan(
+        schema_version=SCHEMA_VERSION,
+        config=job,
+        sources=sources,
+        num_samples=len(samples),
+        num_blocks=-(-len(samples) // job.samples_per_block),
+        num_rejects=len(rejects),
+        counts=counts,
+        neurons=neurons_by_split(samples),
+        funnel=funnel.steps(),
+        notes=funnel.notes,
+        tiers=tier_counts(samples),
+        voxel_size_nm={
+            name: scales[view.mip].voxel_size_nm for name, view in job.samples.views.items()
         },
-        "prediction": _prediction(samples, job, scales),
-    }
-    return Draft(samples, rejects, document)
+        prediction=_prediction(samples, job, scales),
+    )
+    return Draft(samples, rejects, plan)
 
 
 def load_scales(job: JobConfig) -> dict[int, Scale]:
@@ -133,34 +136,34 @@ def load_scales(job: JobConfig) -> dict[int, Scale]:
     return scales
 
 
-def job_sources(job: JobConfig) -> list[dict[str, Any]]:
+def job_sources(job: JobConfig) -> list[Source]:
     """Return the files that a job reads, so that a change is noticed: hashes and sizes."""
     paths = [table.path for table in job.tables if table.source == "files"]
     identities = [table_identity(path) for path in dict.fromkeys(paths)]
-    return [*identities, volume_identity(job.volume, saved=True)]
+    return [*identities, source_of(volume_identity(job.volume, saved=True))]
 
 
-def table_identity(path: str) -> dict[str, Any]:
+def table_identity(path: str) -> Source:
     """Return what tells a table from another."""
     check_table(path)
     if is_remote(path):
-        return remote_identity(path)
+        return source_of(remote_identity(path))
     file = Path(path.removeprefix("file://"))
     if file.is_dir():
-        return {"kind": "table", **folder_identity(path)}
+        return source_of({"kind": "table", **folder_identity(path)})
     size, digest = file.stat().st_size, sha256_of_file(file)
     return {"kind": "table", "path": path, "bytes": size, "sha256": digest, "rows": num_rows(path)}
 
 
-def _check_same(layout: Layout, job: JobConfig, sources: list[dict[str, Any]]) -> None:
+def _check_same(layout: Layout, job: JobConfig, sources: tuple[Source, ...]) -> None:
     cure = f"write to another folder with --out, or delete {layout.root} to start over"
-    old = read_plan(layout).document
-    new = plain(job)
-    if changed := [key for key in new if old["config"].get(key) != new[key]]:
+    plan = read_plan(layout)
+    old, new = to_plain(plan.config), to_plain(job)
+    if changed := [key for key in new if old[key] != new[key]]:
         raise ValueError(
             f"{layout.root} holds another plan: its config differs in {', '.join(changed)}; {cure}"
         )
-    if old["sources"] != sources:
+    if plan.sources != sources:
         raise ValueError(f"{layout.root} was planned from other data: a source changed; {cure}")
 
 
@@ -215,7 +218,7 @@ def _order(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> p
     return samples.assign(row=rows, block=rows // job.samples_per_block)
 
 
-def _prediction(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> dict[str, Any]:
+def _prediction(samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale]) -> Prediction:
     if job.has_images:
         return predict_files(samples.file, job)
     few = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, SIZE_PROBES).astype(int))]

@@ -5,10 +5,9 @@ is the choice that `seconds` says is fastest, for the latency and bandwidth that
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from ingest.config import CostConfig, JobConfig
 from ingest.cut import centers_vx
 from ingest.geometry import Ints, Triple, box_starts
 from ingest.masks import MaskScale
+from ingest.plan_record import Prediction, Reading
 from ingest.ranges import GAPS, Joined, best_joined, joined
 from ingest.scale import Scale, StoredSizes
 from ingest.sharding import MINISHARD_ENTRY_BYTES, Codes, Sharding
@@ -37,31 +37,13 @@ BYTES_PER_VOXEL = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What one scale costs. `touches` counts each pair of an image and a chunk under it."""
-
-    touches: int
-    distinct_chunks: int
-    chunk_reads: int  # each chunk once a block
-    minishards: int
-    shards: int
-    gap: int  # chunks that ranges are joined over
-    ranges: int
-    carried_chunks: int  # in the ranges, those that nobody asked for included
-    requests: int  # one a range, and each index once
-    bytes: int
-    raw_bytes: int  # of what is decoded
-    measured: bool  # sizes of stored chunks: looked up in the volume, or by rule of thumb
-
-
 def predict(
     samples: pd.DataFrame,
     job: JobConfig,
     scales: Mapping[int, Scale],
     stored: Mapping[int, StoredSizes],
     segmentations: Mapping[int, tuple[MaskScale, StoredSizes | None]],
-) -> dict[str, Any]:
+) -> Prediction:
     """Return the prediction for planned samples (with `row`, `block`), by mip and in total.
 
     `stored` has what is known of the volume's sizes, by mip; `segmentations`, what masks of each
@@ -82,28 +64,26 @@ def predict(
     requests = sum(reading.requests for reading in readings)
     num_bytes = sum(reading.bytes for reading in readings)
     images = sum(int(np.prod(job.samples.image_shape(view))) for view in job.samples.views)
-    return {
-        "by_mip": {str(mip): asdict(reading) for mip, reading in by_mip.items()},
-        "masks": {str(mip): asdict(reading) for mip, reading in masks.items()},
-        "requests": requests,
-        "bytes": num_bytes,
-        "seconds": round(seconds(requests, num_bytes, job.cost), 1),
-        "store_bytes": images * len(samples),
-    }
+    return Prediction(
+        by_mip={str(mip): reading for mip, reading in by_mip.items()},
+        masks={str(mip): reading for mip, reading in masks.items()},
+        requests=requests,
+        bytes=num_bytes,
+        seconds=round(seconds(requests, num_bytes, job.cost), 1),
+        store_bytes=images * len(samples),
+    )
 
 
-def predict_files(files: Iterable[str], job: JobConfig) -> dict[str, Any]:
+def predict_files(files: Iterable[str], job: JobConfig) -> Prediction:
     """Return the prediction for images that exist already, in these files."""
     sizes = [(Path(job.volume.path) / file).stat().st_size for file in files]
     (view,) = job.samples.views
-    return {
-        "by_mip": {},
-        "masks": {},
-        "requests": len(sizes),
-        "bytes": sum(sizes),
-        "seconds": round(seconds(len(sizes), sum(sizes), job.cost), 1),
-        "store_bytes": int(np.prod(job.samples.image_shape(view))) * len(sizes),
-    }
+    return Prediction(
+        requests=len(sizes),
+        bytes=sum(sizes),
+        seconds=round(seconds(len(sizes), sum(sizes), job.cost), 1),
+        store_bytes=int(np.prod(job.samples.image_shape(view))) * len(sizes),
+    )
 
 
 def seconds(requests: int, num_bytes: float, cost: CostConfig) -> float:

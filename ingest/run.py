@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from ingest.block import BlockResult, planned_samples, run_block
-from ingest.layout import Layout, Plan, read_plan
+from ingest.layout import Layout, read_plan
 from ingest.masks import mask_scale
 from ingest.plan import table_identity
+from ingest.plan_record import Plan
 from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
 from shards.files import sha256_of_file
@@ -85,7 +86,7 @@ def check_sources(plan: Plan) -> None:
     A table that is gone is no obstacle: its part is in the plan.
     """
     cure = "restore it, or plan again into another folder"
-    for source in plan.document["sources"]:
+    for source in plan.sources:
         if source["kind"] == "volume":
             if volume_identity(plan.job.volume, saved=False) != source:
                 raise ValueError(f"{source['path']}: the volume changed since the plan; {cure}")
@@ -108,7 +109,7 @@ def self_test(layout: Layout, plan: Plan) -> None:
     if plan.job.has_images:
         return
     blocks = sorted({0, plan.num_blocks // 2, plan.num_blocks - 1})
-    samples = pd.concat([planned_samples(layout, plan.job, block) for block in blocks])
+    samples = pd.concat([planned_samples(layout, plan, block) for block in blocks])
     config = plan.job.volume
     for view in plan.job.samples.views.values():
         volume = open_volume(config, view.mip, concurrency=plan.job.cost.concurrency)
@@ -233,7 +234,7 @@ def _collect(plan: Plan, blocks: list[int], finished: Iterator[Finished]) -> lis
     results: list[BlockResult] = []
     failed: dict[int, BaseException] = {}
     samples = plan.job.samples_per_block
-    total = sum(min(samples, plan.document["num_samples"] - block * samples) for block in blocks)
+    total = sum(min(samples, plan.num_samples - block * samples) for block in blocks)
     with progress("ingest", total) as advance:
         for block, outcome in finished:
             if not isinstance(outcome, BlockResult):

@@ -14,9 +14,12 @@ written by another tool.
 import hashlib
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -45,7 +48,7 @@ def parse_json(record: type[Record], data: bytes, *, where: str, cure: str) -> R
     try:
         return _adapter(record).validate_json(unsealed(data, where=where, cure=cure), strict=True)
     except ValidationError as error:
-        raise ValueError(f"{where}: {explain(error)}; {cure}") from None
+        raise ValueError(f"{where}: {explain(error, record)}; {cure}") from None
 
 
 def parse_plain(record: type[Record], value: Any, *, where: str, cure: str) -> Record:
@@ -60,10 +63,16 @@ def parse_plain(record: type[Record], value: Any, *, where: str, cure: str) -> R
     return parse_json(record, text.encode("utf-8", "surrogatepass"), where=where, cure=cure)
 
 
+def to_plain(value: Any) -> Any:
+    """Return a record as plain values, as JSON and YAML can hold them."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
 def dump_json(value: Any) -> bytes:
     """Return a record, or plain values, as indented JSON; NaN and infinity are a `ValueError`."""
-    plain = _adapter(type(value)).dump_python(value, mode="json")
-    return (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 def sealed_json(value: Any) -> bytes:
@@ -123,14 +132,42 @@ def load_yaml(path: Path, *, what: str, cure: str) -> Any:
         ) from None
 
 
-def explain(error: ValidationError) -> str:
-    """Return pydantic's errors as one line: key, what was found, what was expected."""
+def explain(error: ValidationError, record: type | None = None) -> str:
+    """Return pydantic's errors as one line: key, what was found, what was expected.
+
+    Of an unknown key of `record` or of what it holds, also which keys are known.
+    """
     errors = error.errors(include_url=False)
     more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
-    return "; ".join(_explained(one) for one in errors[:SHOWN_ERRORS]) + more
+    return "; ".join(_explained(one, record) for one in errors[:SHOWN_ERRORS]) + more
 
 
-def _explained(error: ErrorDetails) -> str:
+def part_types(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a type hint is made of; None, of what is optional, is left out."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(arg for arg in get_args(hint) if arg is not NoneType)
+    return (hint,)
+
+
+def _known_keys(record: Any, location: Sequence[int | str]) -> list[str]:
+    """Return the keys of the record that lies there in `record`."""
+    for part in location:
+        (hint, *_) = part_types(record)
+        if is_dataclass(hint):
+            record = get_type_hints(hint).get(str(part))
+        else:
+            record = next(iter(get_args(hint)[-2 if get_origin(hint) is tuple else -1 :]), None)
+    (hint, *_) = part_types(record)
+    return [field.name for field in fields(hint)] if is_dataclass(hint) else []
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = get_close_matches(key.rpartition(".")[2], known, n=1)
+    meant = f", did you mean {near[0]}?" if near else ""
+    return f"unknown key {key}{meant}" + (f" (known keys: {', '.join(known)})" if known else "")
+
+
+def _explained(error: ErrorDetails, record: type | None) -> str:
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
     match error["type"]:
         case "json_invalid":
@@ -138,7 +175,7 @@ def _explained(error: ErrorDetails) -> str:
         case "missing" | "missing_argument":
             return f"key {key} is missing"
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"unknown key {key}"
+            return _unknown(key, [] if record is None else _known_keys(record, error["loc"][:-1]))
         case "value_error":
             return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     expected = error["msg"].removeprefix("Input should be ")

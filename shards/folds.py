@@ -23,7 +23,8 @@ def split_by_fold(
     """Return the samples with the splits of `options.fold`, and how many the overlap left out."""
     assert options.num_folds is not None
     assert options.fold is not None
-    if dataset.config.get("splits", {}).get("disjoint_post"):
+    planned = dataset.config.get("splits")
+    if isinstance(planned, dict) and planned.get("disjoint_post"):
         raise ValueError(
             "folds are by presynaptic neuron, and this data set's splits are disjoint in "
             "postsynaptic neurons too (splits.disjoint_post): pack it without --fold"

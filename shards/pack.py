@@ -21,7 +21,7 @@ import dask.delayed
 import numpy as np
 import pyarrow as pa
 
-from shards.documents import sealed_json
+from shards.documents import sealed_json, to_plain
 from shards.folds import OVERLAP, split_by_fold
 from shards.index import IndexNotes, index_bytes, parse_index
 from shards.moments import Moments, moments_of
@@ -43,13 +43,13 @@ from shards.schema import (
     PackNotes,
     ShardInfo,
     SplitInfo,
-    to_json,
 )
 from shards.storage import Storage, hash_of, open_storage
 from shards.store import SampleStore, open_store
 from shards.tar import TarWriter, npy_header
 
 DASK: Any = dask  # its functions have no types
+NOT_CONTENT = ("files",)
 READ_BYTES = 32 << 20  # of images a task holds at a time
 MAX_ROWS = 10**7  # of another packing's index
 
@@ -251,7 +251,9 @@ def _end_with_parent() -> None:
 
 
 def _content_identity(store: SampleStore, view: str) -> str:
-    return json.dumps([SCHEMA_VERSION, view, to_json(store.dataset)], sort_keys=True, default=str)
+    """Return what tells this content from another: all of dataset.json but how it is checked."""
+    described = {k: v for k, v in to_plain(store.dataset).items() if k not in NOT_CONTENT}
+    return json.dumps([SCHEMA_VERSION, view, described], sort_keys=True, default=str)
 
 
 def _manifest(
@@ -269,7 +271,7 @@ def _manifest(
         if described in (plan.split, "all")
     ]
     total = reduce(add, moments)
-    dataset = to_json(store.dataset)
+    dataset = to_plain(store.dataset)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         class_names=store.dataset.class_names,

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, JsonValue, with_config
 
 from shards.documents import document, parse_json
 from shards.limits import IMAGE_VARIABLE, max_image_bytes
@@ -113,9 +113,14 @@ class ImageSpec:
         return "cyx" if self.view == "patch" else "czyx"
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """`dataset.json`: what a sample store is and where it came from."""
+    """`dataset.json`: what a sample store is and where it came from.
+
+    `files` has the SHA-256 of the store's tables and zarr metadata, by path; empty in stores that
+    do not say. Voxels carry their own checksums.
+    """
 
     schema_version: int
     class_names: tuple[str, ...]
@@ -123,10 +128,11 @@ class Dataset:
     num_samples: int
     num_rejects: int
     counts: dict[str, dict[str, int]]  # split -> class name -> samples
-    config: dict[str, Any]  # the resolved job, without secrets
-    sources: list[dict[str, Any]]  # what was read: path or URL, sha256 or version, rows
-    rules: dict[str, Any]  # how labels and splits were made, in numbers
+    config: dict[str, JsonValue]  # the resolved job, without secrets
+    sources: list[dict[str, JsonValue]]  # what was read: path or URL, sha256 or version, rows
+    rules: dict[str, JsonValue]  # how labels and splits were made, in numbers
     code_version: str
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @document
@@ -274,39 +280,9 @@ def check_schema_version(found: object, *, where: str) -> None:
         )
 
 
-def dataset_from_json(value: dict[str, Any], *, where: str) -> Dataset:
-    """Return the data set that `value` holds; unknown versions and missing fields are errors."""
-    check_schema_version(value.get("schema_version"), where=where)
-    _require(value, Dataset, where=where)
-    return Dataset(
-        **{
-            **value,
-            "class_names": tuple(value["class_names"]),
-            "views": {k: image_spec_from_json(v, where=where) for k, v in value["views"].items()},
-        }
+def parse_dataset(data: bytes, *, where: str, cure: str) -> Dataset:
+    """Return the data set in the bytes of a `dataset.json`; anything else is a `ValueError`."""
+    check_schema_version(
+        parse_json(_Versioned, data, where=where, cure=cure).schema_version, where=where
     )
-
-
-def image_spec_from_json(value: dict[str, Any], *, where: str) -> ImageSpec:
-    """Return the image specification that `value` holds."""
-    _require(value, ImageSpec, where=where)
-    z, y, x = value["voxel_size_nm"]
-    return ImageSpec(
-        shape=tuple(value["shape"]),
-        dtype=value["dtype"],
-        channels=tuple(value["channels"]),
-        voxel_size_nm=(z, y, x),
-    )
-
-
-def to_json(record: Dataset) -> dict[str, Any]:
-    """Return a record as plain JSON values."""
-    return asdict(record)
-
-
-def _require(value: dict[str, Any], record: type, *, where: str) -> None:
-    known = {field.name for field in fields(record)}
-    if missing := sorted(known - value.keys()):
-        raise ValueError(f"{where}: {record.__name__} lacks {', '.join(missing)}; write it again")
-    if unknown := sorted(value.keys() - known):
-        raise ValueError(f"{where}: {record.__name__} has unknown {', '.join(unknown)}")
+    return parse_json(Dataset, data, where=where, cure=cure)

@@ -9,7 +9,7 @@ so two writers in one shard lose each other's samples in silence. `write_rows` t
 only whole shards: rows from a multiple of `rows_per_shard` up to the next one, or to the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,21 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
-from shards.files import TEMPORARY_PATTERN, atomic_write, read_json, write_json
+from shards.documents import read_bytes, write_document
+from shards.files import TEMPORARY_PATTERN, atomic_write, sha256_of_file
+from shards.parquet import read_parquet
 from shards.schema import (
     SAMPLE_COLUMNS,
     SCHEMA_VERSION,
     Dataset,
     ImageSpec,
     check_schema_version,
-    dataset_from_json,
-    to_json,
+    parse_dataset,
 )
 from shards.zarrshard import ShardFiles, write_shard
 
 ARRAYS, SAMPLES, DATASET = "samples.zarr", "samples.parquet", "dataset.json"
+CURE = "finish the ingest: python -m ingest finish DATASET"
 VERSION_ATTRIBUTE = "synshards_schema_version"
 Array = zarr.Array[Any]
 
@@ -153,24 +155,45 @@ def write_samples(dataset_dir: Path, samples: pa.Table | pd.DataFrame) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def file_hashes(dataset_dir: Path, views: Iterable[str], *names: str) -> dict[str, str]:
+    """Return the SHA-256 of the named files and of the zarr metadata, by path in the store."""
+    arrays = [f"{ARRAYS}/zarr.json", *(f"{ARRAYS}/{view}/zarr.json" for view in views)]
+    return {name: sha256_of_file(dataset_dir / name) for name in (*names, *arrays)}
+
+
 def write_dataset(dataset_dir: Path, dataset: Dataset) -> None:
     """Write `dataset.json`, the last file of a store: its presence says that all is there."""
-    write_json(dataset_dir / DATASET, to_json(dataset))
+    write_document(dataset_dir / DATASET, dataset)
+
+
+def read_dataset(dataset_dir: Path) -> Dataset:
+    """Return the description of a complete store."""
+    path, what = dataset_dir / DATASET, "finished data set"
+    data = read_bytes(path, what=what, cure=CURE)
+    return parse_dataset(data, where=f"{path}: not a {what}", cure=CURE)
+
+
+def check_metadata(dataset_dir: Path, files: Mapping[str, str]) -> None:
+    """Refuse a store whose zarr metadata is not what its SHA-256 in `files` says."""
+    for name, sha256 in files.items():
+        if name.endswith("zarr.json") and sha256_of_file(dataset_dir / name) != sha256:
+            raise ValueError(
+                f"{dataset_dir / name}: altered since it was written, its SHA-256 differs; copy "
+                "the data set again, or run the ingest again"
+            )
 
 
 def open_store(dataset_dir: Path) -> SampleStore:
     """Open a complete store and check that its table fits its arrays and its description."""
-    path = dataset_dir / DATASET
-    cure = "finish the ingest first: python -m ingest finish DATASET"
-    dataset = dataset_from_json(
-        read_json(path, what="sample store description", cure=cure), where=str(path)
-    )
-    samples = conform(pq.read_table(dataset_dir / SAMPLES), SAMPLE_COLUMNS).sort_by("row")
+    path, dataset = dataset_dir / DATASET, read_dataset(dataset_dir)
+    check_metadata(dataset_dir, dataset.files)
+    table = read_parquet(dataset_dir / SAMPLES, dataset.files.get(SAMPLES), cure=CURE)
+    samples = conform(table, SAMPLE_COLUMNS).sort_by("row")
     store = SampleStore(path=dataset_dir, dataset=dataset, samples=samples)
     if len(samples) != dataset.num_samples:
         raise ValueError(
             f"{dataset_dir / SAMPLES} has {len(samples)} rows but {path} says "
-            f"{dataset.num_samples}; {cure}"
+            f"{dataset.num_samples}; {CURE}"
         )
     _check_rows(store)
     return store

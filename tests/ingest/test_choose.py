@@ -12,6 +12,7 @@ from ingest.config import load_job
 from ingest.geometry import box_at, box_starts
 from ingest.layout import Layout, read_table
 from ingest.plan import plan_dataset
+from ingest.plan_record import Plan
 from shards.overlap import overlaps
 
 VOXEL_NM = np.array([40, 8, 8])
@@ -31,7 +32,7 @@ def test_overlaps_are_shared_voxels(size: Any, seed: int) -> None:
     assert overlaps(ours, others, size).tolist() == expected
 
 
-def planned(job: Any, name: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+def planned(job: Any, name: str) -> tuple[Plan, pd.DataFrame, pd.DataFrame]:
     out = job.folder / name
     document, _ = plan_dataset(load_job(job.write()), out)
     return document, read_table(out / "plan.parquet"), read_table(Layout(out).plan_rejects)
@@ -42,8 +43,8 @@ def test_training_images_that_overlap_are_dropped_and_counted(make_job: Any) -> 
     kept_all, everything, none = planned(job, "keep")
     job.config["splits"]["overlap"] = "drop"
     document, samples, rejects = planned(job, "drop")
-    (count,) = kept_all["notes"].values()
-    steps = {row["step"]: row["dropped"] for row in document["funnel"]}
+    (count,) = kept_all.notes.values()
+    steps = {row.step: row.dropped for row in document.funnel}
     assert steps["training image overlaps a val or test image"] == count == len(rejects) > 0
     assert none.empty
     assert len(everything) == len(samples) + len(rejects)
@@ -64,7 +65,7 @@ def test_postsynaptic_neurons_in_one_split_only(make_job: Any) -> None:
     assert (samples.groupby("post_root_id").split.nunique() == 1).all()
     assert (samples.groupby("pre_root_id").split.nunique() == 1).all()
     assert set(rejects.reason) == {"shared_post_neuron"}
-    assert document["num_samples"] + len(rejects) == 64
+    assert document.num_samples + len(rejects) == 64
 
 
 def test_splits_by_blocks_of_space(make_job: Any) -> None:
@@ -82,10 +83,10 @@ def test_caps_and_quotas(make_job: Any) -> None:
     job.config["splits"] |= {"max_per_neuron": 3, "max_per_class": {"train": 9, "val": 4}}
     document, samples, _ = planned(job, "out")
     assert samples.groupby("neuron_id").size().max() == 3
-    assert document["counts"]["train"] == {"inhibitory": 9, "excitatory": 9}
-    assert document["counts"]["val"] == {"inhibitory": 4, "excitatory": 4}
-    assert document["counts"]["test"]["excitatory"] == 6
-    assert document["funnel"][-1]["kept"] == len(samples) == document["num_samples"]
+    assert document.counts["train"] == {"inhibitory": 9, "excitatory": 9}
+    assert document.counts["val"] == {"inhibitory": 4, "excitatory": 4}
+    assert document.counts["test"]["excitatory"] == 6
+    assert document.funnel[-1].kept == len(samples) == document.num_samples
 
 
 def test_a_block_of_no_size_is_refused(make_job: Any) -> None:

@@ -14,9 +14,10 @@ import zarr
 from ingest import block
 from ingest.config import load_job
 from ingest.finish import finish_dataset
-from ingest.layout import Layout, read_dataset
+from ingest.layout import Layout
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
+from shards.store import read_dataset
 
 ALONE = Task(index=0, count=1)
 
@@ -206,8 +207,10 @@ def test_blocks_left_to_do(make_job: Any) -> None:
     out = plan(make_job().write())
     with pytest.raises(ValueError, match=r"4 of 4 blocks are not done \(first: 0\); run `python"):
         finish_dataset(out)
-    with pytest.raises(ValueError, match="no such finished data set; run `python -m ingest finish"):
-        read_dataset(Layout(out))
+    with pytest.raises(
+        ValueError, match="no such finished data set; finish the ingest: python -m ingest finish"
+    ):
+        read_dataset(out)
 
 
 def test_a_zarr_shard_that_is_gone(make_job: Any) -> None:
@@ -221,6 +224,7 @@ def test_a_zarr_shard_that_is_gone(make_job: Any) -> None:
 def test_an_unknown_schema_version(make_job: Any) -> None:
     out = plan(make_job().write())
     document = json.loads((out / "plan.json").read_text())
+    del document["document_sha256"]
     (out / "plan.json").write_text(json.dumps({**document, "schema_version": 99}))
     with pytest.raises(ValueError, match="schema version 99 is unknown"):
         run(out)
@@ -277,16 +281,19 @@ def test_a_failing_block_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"volum": {}}, "unknown key volum; known keys are volume, synapses"),
-        ({"volume": {}}, "volume: key path is missing"),
-        ({"volume": {"path": "em", "format": "nifti"}}, "'nifti', expected one of precomputed"),
+        ({"volum": {}}, r"unknown key volum, did you mean volume\? \(known keys: volume, synapses"),
+        ({"volume": {}}, "key volume.path is missing"),
+        (
+            {"volume": {"path": "em", "format": "nifti"}},
+            "volume.format is 'nifti', expected 'precomputed'",
+        ),
         ({"volume": {"path": "em", "format": "tiff"}}, "no voxel size; add `voxel_size_nm"),
-        ({"samples": {"center": "soma"}}, "'soma', expected one of pre, ctr, post"),
+        ({"samples": {"center": "soma"}}, "'soma', expected 'pre', 'ctr' or 'post'"),
         ({"samples": {"views": {"cube": {"size": [8, 8]}}}}, r"size of cube must be \[z, y, x\]"),
         ({"samples": {"views": {"volume": {"size": [8, 8]}}}}, "views must be patch, cube, or"),
         ({"samples": {"views": {"cube_": {"size": [8, 8]}}}}, "with a word behind, as cube_16nm"),
         ({"splits": {"fractions": {"train": 1.0}}}, "fractions needs train, val and test"),
-        ({"splits": {"seed": "many"}}, "splits: seed is 'many', expected int"),
+        ({"splits": {"seed": "many"}}, "splits.seed is 'many', expected a valid int"),
         ({"labels": {}}, "labels come from `tables` or from `column`"),
         ({"labels": {"column": "ei", "classes": {"E": "exc"}}}, "exc, which is not among"),
         ({"samples_per_block": 0}, "samples_per_block must be positive"),
@@ -300,7 +307,7 @@ def test_a_wrong_config_names_the_key(make_job: Any, change: dict[str, Any], mes
 
 
 def test_a_config_that_is_no_yaml(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file; pass the path"):
+    with pytest.raises(ValueError, match="no such job; pass the path"):
         load_job(tmp_path / "job.yaml")
     (tmp_path / "job.yaml").write_text("volume: [")
     with pytest.raises(ValueError, match="not readable as YAML"):

@@ -177,7 +177,7 @@ def test_few_bad_files_are_rejected_and_many_end_the_job(cubes: Path) -> None:
     out = make(config, cubes.parent / "out")
     rejects = read_table(out / "rejects.parquet").set_index("synapse_id").reason
     assert rejects.to_dict() == {103: "unreadable", 111: "wrong_shape", 117: "no_file"}
-    assert "image file that cannot be used (-3)" in "\n".join(inspect_lines(out))
+    assert "3          37  image file that cannot be used" in "\n".join(inspect_lines(out))
     for number in range(120, 128):
         tifffile.imwrite(cubes / f"{number}.tif", np.zeros(SHAPE, np.uint8))
     counts = r"29 valid images of 40 \(constant: 8, unreadable: 1, wrong_shape: 1, no_file: 1\)"

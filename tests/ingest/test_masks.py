@@ -171,15 +171,15 @@ def test_reading_is_as_planned(
         document, _ = plan_dataset(load_job(job.write()), job.folder / "out")
         layout = Layout(job.folder / "out")
         opened = Opened(read_plan(layout))
-        for block in range(document["num_blocks"]):
+        for block in range(document.num_blocks):
             execute(layout, opened, block)
         counts = opened.segmentation(0).counts
-    predicted = document["prediction"]["masks"]["0"]
-    assert predicted["measured"]
-    assert counts["requests"] == pytest.approx(predicted["requests"], rel=0.05)
-    assert counts["bytes"] == pytest.approx(predicted["bytes"], rel=0.05)
+    predicted = document.prediction.masks["0"]
+    assert predicted.measured
+    assert counts["requests"] == pytest.approx(predicted.requests, rel=0.05)
+    assert counts["bytes"] == pytest.approx(predicted.bytes, rel=0.05)
     if window_bytes == 1 << 27:
-        assert counts["requests"] == predicted["requests"]
+        assert counts["requests"] == predicted.requests
 
 
 def test_cloudvolume_reads_the_same(tmp_path: Path) -> None:

@@ -184,4 +184,4 @@ def test_labels_come_from_the_surest_tables(tmp_path: Path) -> None:
         "label tables in conflict": 1,
         "no label": 2,
     }
-    assert funnel.table()[-1]["kept"] == 5
+    assert funnel.steps()[-1].kept == 5

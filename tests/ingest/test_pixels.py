@@ -25,7 +25,7 @@ def ingest(config: Path, out: Path) -> pd.DataFrame:
     """Plan and run a job; return the samples that were kept."""
     document, _ = plan_dataset(load_job(config), out)
     run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
-    blocks = [read_table(Layout(out).block(b)) for b in range(document["num_blocks"])]
+    blocks = [read_table(Layout(out).block(b)) for b in range(document.num_blocks)]
     records = pd.concat(blocks, ignore_index=True)
     return records[records.reason == ""]
 

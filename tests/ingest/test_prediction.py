@@ -61,15 +61,15 @@ def test_requests_and_bytes_are_as_planned(
 ):
     job = load_job(make_config(tmp_path, server, views_of(mip), cost=cost))
     document, _ = plan_dataset(job, tmp_path / "out")
-    predicted = document["prediction"]
-    reading = predicted["by_mip"][str(mip)]
-    assert reading["measured"]
-    assert (reading["gap"] > 0) == bool(cost)  # waiting is dear: bytes are paid to save requests
+    predicted = document.prediction
+    reading = predicted.by_mip[str(mip)]
+    assert reading.measured
+    assert (reading.gap > 0) == bool(cost)  # waiting is dear: bytes are paid to save requests
     task = Task(index=0, count=1)
     found = run_dataset(tmp_path / "out", scheduler="threads", num_workers=1, task=task)
     assert found["kept"] == 96
-    assert found["requests"] == pytest.approx(predicted["requests"], rel=0.05)
-    assert found["bytes_read"] == pytest.approx(predicted["bytes"], rel=0.05)
+    assert found["requests"] == pytest.approx(predicted.requests, rel=0.05)
+    assert found["bytes_read"] == pytest.approx(predicted.bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("mip", [0, 1])
@@ -81,7 +81,7 @@ def test_the_slices_it_is_counted_in_do_not_matter(
     monkeypatch.setattr(ingest.predict, "SLICE_ROWS", 1)  # a block at a time
     monkeypatch.setattr(ingest.predict, "PAGE_BITS", 4)
     sliced, _ = plan_dataset(job, tmp_path / "sliced")
-    assert sliced["prediction"] == whole["prediction"]
+    assert sliced.prediction == whole.prediction
 
 
 def test_several_scales_and_sizes_in_one_pass(server: EmServer, tmp_path: Path):
@@ -94,7 +94,7 @@ def test_several_scales_and_sizes_in_one_pass(server: EmServer, tmp_path: Path):
     (tmp_path / "out" / "blocks" / "000000.parquet").unlink()
     opened = Opened(read_plan(Layout(tmp_path / "out")))
     done = execute(Layout(tmp_path / "out"), opened, 0)
-    assert done.requests == document["prediction"]["requests"]
+    assert done.requests == document.prediction.requests
     ends: dict[str, int] = {}
     for name, start, stop in sorted(tuple(entry) for entry in server.log()):
         assert start >= ends.get(name, 0), "the same bytes again"

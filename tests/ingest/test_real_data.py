@@ -49,17 +49,17 @@ def plan_minnie65(
 def test_minnie65_cubes_cost_what_was_counted(shared_data: Path, tmp_path: Path) -> None:
     document, samples, seconds = plan_minnie65(shared_data, tmp_path, CUBES)
     assert seconds < 20
-    assert document["notes"] == {"training images that overlap a val or test image, kept": 595}
+    assert document.notes == {"training images that overlap a val or test image, kept": 595}
     assert len(samples) == 30173
-    reading = document["prediction"]["by_mip"]["0"]
-    assert reading["touches"] == 351_952
-    assert reading["distinct_chunks"] == 322_587
+    reading = document.prediction.by_mip["0"]
+    assert reading.touches == 351_952
+    assert reading.distinct_chunks == 322_587
     # The grid begins at the voxel offset (neuroglancer's volume.md; CloudVolume does the same).
-    assert reading["minishards"] == 24_110
-    assert reading["shards"] == 3_407
-    assert reading["chunk_reads"] >= reading["distinct_chunks"]
-    assert reading["requests"] == reading["ranges"] + 24_110 + 3_407
-    assert reading["raw_bytes"] == reading["chunk_reads"] * 128 * 128 * 16
+    assert reading.minishards == 24_110
+    assert reading.shards == 3_407
+    assert reading.chunk_reads >= reading.distinct_chunks
+    assert reading.requests == reading.ranges + 24_110 + 3_407
+    assert reading.raw_bytes == reading.chunk_reads * 128 * 128 * 16
 
 
 def test_counts_of_a_grid_that_begins_at_zero(shared_data: Path) -> None:
@@ -92,11 +92,11 @@ def test_minnie65_patches_cost_what_was_counted(
 
 def test_minnie65_splits_share_no_neuron(shared_data: Path, tmp_path: Path) -> None:
     document, samples, _ = plan_minnie65(shared_data, tmp_path, {"patch": [256, 256]})
-    assert document["prediction"]["by_mip"]["0"]["distinct_chunks"] == 254_626
+    assert document.prediction.by_mip["0"].distinct_chunks == 254_626
     splits = samples.groupby("pre_root_id").split.nunique()
     assert len(splits) == 1992
     assert (splits == 1).all()
-    assert document["neurons"] == {"train": 1394, "val": 299, "test": 299}
+    assert document.neurons == {"train": 1394, "val": 299, "test": 299}
     for label, neurons in ((1, 1383), (0, 609)):
         found = samples[samples.label == label].groupby("split").pre_root_id.nunique()
         shares = (found / neurons).to_dict()

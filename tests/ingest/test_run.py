@@ -19,12 +19,13 @@ from ingest.__main__ import main
 from ingest.config import load_job
 from ingest.finish import finish_dataset
 from ingest.inspect import inspect_lines
-from ingest.layout import Layout, read_dataset, read_table
+from ingest.layout import Layout, read_table
 from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
 from shards.command import run_command
 from shards.locks import shared_writer, sole_writer
 from shards.schema import SAMPLE_COLUMNS
+from shards.store import read_dataset
 
 ALONE = Task(index=0, count=1)
 
@@ -153,7 +154,7 @@ def test_done_blocks_are_skipped(finished: Path) -> None:
 
 
 def test_what_a_finished_data_set_says(finished: Path) -> None:
-    dataset = read_dataset(Layout(finished))
+    dataset = read_dataset(finished)
     samples = read_table(finished / "samples.parquet")
     rejects = read_table(finished / "rejects.parquet")
     assert list(samples.columns) == list(SAMPLE_COLUMNS)
