@@ -36,7 +36,7 @@ from shards.schema import (
 from shards.zarrshard import ShardFiles, write_shard
 
 ARRAYS, SAMPLES, DATASET = "samples.zarr", "samples.parquet", "dataset.json"
-CURE = "finish the ingest: python -m ingest finish DATASET"
+CURE = "run `python -m ingest finish DATASET`"
 VERSION_ATTRIBUTE = "synshards_schema_version"
 Array = zarr.Array[Any]
 

@@ -35,9 +35,12 @@ def readers(out: Path) -> dict[str, Callable[[], Any]]:
         now = read_plan(layout)
         return [block_record(layout, now, b).to_pydict() for b in range(now.num_blocks)]
 
+    def samples() -> Any:
+        return open_store(out).samples.to_pydict()
+
     def metadata() -> Any:
         check_metadata(out, read_plan(layout).files)
-        return open_store(out).samples.to_pydict()
+        return samples()
 
     def voxels() -> Any:
         store = open_store(out)
@@ -50,7 +53,7 @@ def readers(out: Path) -> dict[str, Callable[[], Any]]:
         "plan-rejects.parquet": lambda: plan_rejects(layout, read_plan(layout)).to_csv(),
         "blocks/*.parquet": records,
         "dataset.json": lambda: to_plain(read_dataset(out)),
-        "samples.parquet": lambda: open_store(out).samples.to_pydict(),
+        "samples.parquet": samples,
         "rejects.parquet": lambda: read_finished(
             layout, "rejects.parquet", read_dataset(out)
         ).to_csv(),

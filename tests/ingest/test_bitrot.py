@@ -38,12 +38,10 @@ def test_the_commands_name_the_file(finished: Path, tmp_path: Path) -> None:
     layout = Layout(finished)
     with flipped(layout.block(1), 999), pytest.raises(ValueError, match=r"000001.*delete it and"):
         finish_dataset(finished)
+    layout.block(0).rename(tmp_path / "aside")
     with flipped(layout.plan_table, 3000), pytest.raises(ValueError, match=r"plan\.parquet: alt"):
-        layout.block(0).rename(tmp_path / "aside")
-        try:
-            run_dataset(finished, scheduler="threads", num_workers=1, task=ALONE)
-        finally:
-            (tmp_path / "aside").rename(layout.block(0))
+        run_dataset(finished, scheduler="threads", num_workers=1, task=ALONE)
+    (tmp_path / "aside").rename(layout.block(0))
     for name in ("dataset.json", "rejects.parquet"):
         with flipped(finished / name, 999), pytest.raises(ValueError, match=f"{name}.*: altered"):
             list(inspect_lines(finished))
