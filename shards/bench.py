@@ -1,5 +1,6 @@
 """How fast this machine reads a shard set, and what that means for a given step time."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -25,6 +26,9 @@ class BenchSpec:
     seconds: float = 10.0
     order: OrderSpec = field(default_factory=OrderSpec)
     sections: Sections | None = None
+
+    def __post_init__(self) -> None:
+        _require_above_zero("seconds", self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ def order_quality(samples: Samples, order: np.ndarray, batch_size: int) -> dict[
 
 def bench(url: str, spec: BenchSpec, step_ms: float | None) -> list[str]:
     """Return lines: this machine's ceiling, the reader's rates, headroom, the order's quality."""
+    if step_ms is not None:
+        _require_above_zero("step time in ms", step_ms)
     with open_shards(url) as shards:
         raw = raw_rate(shards, spec.split, spec.seconds)
         lines = [f"raw sequential warm read  {raw / 1e9:8.2f} GB/s"]
@@ -140,3 +146,8 @@ def _headroom(rate: Rate, batch_size: int, step_ms: float) -> str:
         f"steps of {step_ms:g} ms need     {needed:8.0f} samples/s: {verdict}, "
         f"headroom {rate.samples / needed:.1f}"
     )
+
+
+def _require_above_zero(what: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{what} must be above 0, got {value:g}")

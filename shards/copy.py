@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from shards.progress import progress
-from shards.schema import MANIFEST, Manifest
-from shards.shardset import open_shards
-from shards.storage import Storage, hash_of, open_storage
+from shards.schema import MANIFEST, Manifest, parse_manifest
+from shards.storage import Storage, hash_of, open_storage, sole_writer_to
 from shards.threads import Pool
 
 
@@ -13,29 +12,38 @@ def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
     """Copy every file that the source's manifest names; the target is complete when it returns.
 
     Files that are already there whole (by hash here, by size on an object store) are kept. A
-    source file whose hash is not the manifest's is an error, and nothing of it appears.
+    source file whose hash is not the manifest's is an error, and nothing of it appears. Files of
+    another set are never replaced.
     """
-    with open_shards(source) as shards:
-        manifest = shards.manifest
+    if workers < 1:
+        raise ValueError(f"copy needs 1 or more workers, got {workers}")
     reading, writing = open_storage(source), open_storage(target)
-    files = list(_files(manifest))
-    there = set(writing.names())
-    if MANIFEST in there and writing.read(MANIFEST) != reading.read(MANIFEST):
-        raise ValueError(f"{target} holds another shard set; give another URL, or empty this one")
+    data = reading.read(MANIFEST)
+    manifest = parse_manifest(data, where=f"{reading.url}/{MANIFEST}")
+    with sole_writer_to(writing):
+        _copy_files(reading, writing, manifest, data, workers)
+    return manifest
+
+
+def _copy_files(
+    reading: Storage, writing: Storage, manifest: Manifest, data: bytes, workers: int
+) -> None:
+    there, files = set(writing.names()), list(_files(manifest))
+    if MANIFEST in there and writing.read(MANIFEST) != data:
+        raise ValueError(
+            f"{writing.url} holds another shard set; give another URL, or empty this one"
+        )
     try:
         with Pool(workers, "copy") as pool, progress("copy", len(files)) as advance:
             jobs = [pool.submit(_copy_file, reading, writing, file, there) for file in files]
             for job in jobs:
                 job.result()
                 advance(1)
-    except BaseException:
+        with writing.create(MANIFEST) as out:
+            out.write(data)
+    finally:
         reading.close()  # no request is tried again
         writing.discard_unfinished()
-        raise
-    with writing.create(MANIFEST) as out:
-        out.write(reading.read(MANIFEST))
-    writing.discard_unfinished()
-    return manifest
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -47,8 +55,13 @@ def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _copy_file(reading: Storage, writing: Storage, file: tuple[str, str], there: set[str]) -> None:
     name, sha256 = file
-    if name in there and _is_same(reading, writing, name, sha256):
-        return
+    if name in there:
+        if _is_same(reading, writing, name, sha256):
+            return
+        if MANIFEST not in there:
+            raise ValueError(
+                f"{writing.url}/{name} is a file of another set; give another URL, or remove it"
+            )
     with writing.create(name) as out:
         found = hash_of(reading, name, copy_to=out)
         if found != sha256:

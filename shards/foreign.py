@@ -10,7 +10,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -24,7 +23,6 @@ from shards.documents import sealed_json
 from shards.foreign_samples import Seen, row_of, samples_of
 from shards.index import IndexNotes, index_bytes, parse_index
 from shards.limits import max_image_bytes
-from shards.locks import sole_writer
 from shards.moments import Moments, moments_of
 from shards.plan import class_counts
 from shards.progress import progress
@@ -44,7 +42,7 @@ from shards.schema import (
     check_file_name,
     parse_manifest,
 )
-from shards.storage import HashedFile, Storage, open_storage
+from shards.storage import HashedFile, Storage, open_storage, sole_writer_to
 from shards.tarread import read_tar
 
 COMPRESSED = re.compile(r".*\.(tar\.\w+|tgz|tbz2?|txz|tzst|zip)", re.IGNORECASE | re.DOTALL)
@@ -105,7 +103,7 @@ def index_tars(
     out, and samples without a label, are said through `say`. Nothing is written after an error.
     """
     storage = open_storage(url)
-    with nullcontext() if storage.is_remote else sole_writer(Path(storage.url)):
+    with sole_writer_to(storage):
         names = _tar_names(storage, say)
         if not force:
             _refuse_others(storage, names)

@@ -36,6 +36,7 @@ from shards.plan import (
 from shards.progress import progress
 from shards.schema import (
     IDENTITY_COLUMNS,
+    INDEX,
     INDEX_COLUMNS,
     MANIFEST,
     SCHEMA_VERSION,
@@ -44,7 +45,7 @@ from shards.schema import (
     ShardInfo,
     SplitInfo,
 )
-from shards.storage import Storage, hash_of, open_storage
+from shards.storage import Storage, hash_of, open_storage, sole_writer_to
 from shards.store import SampleStore, open_store
 from shards.tar import TarWriter, npy_header
 
@@ -77,24 +78,33 @@ def pack(
     interruptions. Finished shards of an interrupted run are verified (by hash here, by size on an
     object store) and kept; a folder with shards of another packing is refused.
     """
-    store, storage = open_store(dataset_dir), open_storage(url)
-    store.array(view)
-    samples, left_out = choose_samples(store.samples, options)
-    if options.fold is not None:
-        samples, left_out[OVERLAP] = split_by_fold(samples, options, store.dataset)
-    per_shard = samples_per_shard(options, store.dataset.views[view])
-    identity = _content_identity(store, view)
-    plans = plan_shards(samples, per_shard=per_shard, seed=options.seed, content_identity=identity)
-    _refuse_others(storage, plans)
-    task, class_names = DASK.delayed(pack_shard, pure=False), store.dataset.class_names
-    tasks = [task(dataset_dir, view, url, plan, class_names) for plan in plans]
-    packed = _run(tasks, workers, scheduler)
-    notes = PackNotes(**asdict(options) | {"samples_per_shard": per_shard, "left_out": left_out})
-    manifest = _manifest(store, view, notes, plans, packed)
-    with storage.create(MANIFEST) as file:
-        file.write(sealed_json(manifest))
-    storage.discard_unfinished()
-    return manifest
+    storage = open_storage(url)
+    with sole_writer_to(storage):
+        store = open_store(dataset_dir)
+        store.array(view)
+        samples, left_out = choose_samples(store.samples, options)
+        if options.fold is not None:
+            samples, left_out[OVERLAP] = split_by_fold(samples, options, store.dataset)
+        per_shard = samples_per_shard(options, store.dataset.views[view])
+        identity = _content_identity(store, view)
+        plans = plan_shards(
+            samples, per_shard=per_shard, seed=options.seed, content_identity=identity
+        )
+        _refuse_others(storage, plans)
+        task, class_names = DASK.delayed(pack_shard, pure=False), store.dataset.class_names
+        tasks = [task(dataset_dir, view, url, plan, class_names) for plan in plans]
+        packed = _run(tasks, workers, scheduler)
+        notes = PackNotes(
+            **asdict(options) | {"samples_per_shard": per_shard, "left_out": left_out}
+        )
+        manifest = _manifest(store, view, notes, plans, packed)
+        if storage.is_remote:  # where nothing can be locked
+            _refuse_others(storage, plans)
+            _check_ours(storage, packed)
+        with storage.create(MANIFEST) as file:
+            file.write(sealed_json(manifest))
+        storage.discard_unfinished()
+        return manifest
 
 
 def pack_shard(
@@ -210,17 +220,47 @@ def _is_whole(storage: Storage, name: str, notes: IndexNotes) -> bool:
 
 
 def _refuse_others(storage: Storage, plans: Sequence[ShardPlan]) -> None:
-    """Refuse a folder that holds shards of another packing, which a reader could not tell apart."""
-    planned = {plan.index_name: plan for plan in plans}
-    for name in storage.names():
-        if not name.endswith(".index.parquet"):
-            continue
+    """Refuse a folder that holds another packing, or files of somebody else's with our names."""
+    planned, there = {plan.index_name: plan for plan in plans}, set(storage.names())
+    cure = "give another --out, or empty this one"
+    is_ours = False
+    for name in sorted(name for name in there if name.endswith(INDEX)):
         plan = planned.get(name)
         _, notes = _index(storage, name, MAX_ROWS)
         if notes is not None and (plan is None or notes.plan != plan.identity):
             raise ValueError(
                 f"{storage.url}/{name} belongs to another packing (other samples, seed or shard "
-                "size); give another --out, or empty this one"
+                f"size); {cure}"
+            )
+        is_ours |= notes is not None
+    if MANIFEST in there and not is_ours:
+        raise ValueError(f"{storage.url}/{MANIFEST} is not of this packing; {cure}")
+    for plan in plans:
+        if plan.name in there and plan.index_name not in there and not _begins(storage, plan):
+            raise ValueError(f"{storage.url}/{plan.name} is not of this packing; {cure}")
+
+
+def _begins(storage: Storage, plan: ShardPlan) -> bool:
+    """Tell whether a tar begins with the plan's first sample: a killed packing left it."""
+    name = f"{plan.samples['key'][0].as_py()}.image.npy".encode()
+    start = bytearray(len(name) + 1)
+    try:
+        storage.read_into(plan.name, 0, memoryview(start))
+    except ValueError:
+        return False
+    return start == name + b"\0"
+
+
+def _check_ours(storage: Storage, packed: Sequence[PackedShard]) -> None:
+    """Refuse to complete a set in which another packing has replaced files meanwhile."""
+    infos = [shard.info for shard in packed]
+    sizes = storage.sizes([info.name for info in infos])
+    for info, size in zip(infos, sizes, strict=True):
+        data = storage.read(info.index_name)
+        if size != info.bytes or hashlib.sha256(data).hexdigest() != info.index_sha256:
+            raise ValueError(
+                f"{storage.url}/{info.name} was replaced by another packing meanwhile; give each "
+                "its own --out, and empty this one"
             )
 
 

@@ -1,19 +1,27 @@
-"""A folder over HTTP with ranges, for trying remote streaming."""
+"""A folder over HTTP with ranges, for trying remote streaming.
+
+Listens on this machine alone unless another address is given; nobody is asked to sign in. At most
+`MAX_CONNECTIONS` are open at a time, and one that is idle for `IDLE_S` is closed.
+"""
 
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from threading import BoundedSemaphore, Thread
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
+RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
 COPY_BYTES = 1 << 20
+MAX_CONNECTIONS = 256
+IDLE_S = 30.0
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class RangeHandler(BaseHTTPRequestHandler):
@@ -21,6 +29,7 @@ class RangeHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    timeout = IDLE_S
 
     def __init__(self, *args: Any, folder: Path) -> None:
         self.folder = folder
@@ -36,38 +45,81 @@ class RangeHandler(BaseHTTPRequestHandler):
 
     def answer(self, *, with_body: bool) -> None:
         """Send the head, and the body if asked."""
-        path = self.folder / unquote(urlsplit(self.path).path).lstrip("/")
-        inside = path.resolve().is_relative_to(self.folder.resolve())
-        if not inside or not path.is_file():
+        if (file := self._opened()) is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        size = path.stat().st_size
-        start, stop = 0, size
-        if asked := RANGE.match(self.headers.get("Range", "")):
-            start = int(asked[1])
-            stop = min(int(asked[2]) + 1, size) if asked[2] else size
-            if start >= stop:
-                self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
-                return
-        self.send_response(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(stop - start))
-        self.end_headers()
-        if with_body:
-            self.send_bytes(path, start, stop)
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            start, stop = 0, size
+            if asked := RANGE.match(self.headers.get("Range", "")):
+                start = int(asked[1])
+                stop = min(int(asked[2]) + 1, size) if asked[2] else size
+                if start >= stop:
+                    self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                    return
+            self.send_response(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK)
+            if asked:
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(stop - start))
+            self.end_headers()
+            if with_body:
+                self.send_bytes(file, start, stop)
 
-    def send_bytes(self, path: Path, start: int, stop: int) -> None:
-        """Send the bytes from `start` to `stop`."""
-        with path.open("rb") as file:
-            while start < stop:
-                data = os.pread(file.fileno(), min(COPY_BYTES, stop - start), start)
-                self.wfile.write(data)
-                start += len(data)
+    def send_bytes(self, file: BinaryIO, start: int, stop: int) -> None:
+        """Send the bytes from `start` to `stop`; a file that has become shorter ends the answer."""
+        while start < stop:
+            data = os.pread(file.fileno(), min(COPY_BYTES, stop - start), start)
+            if not data:
+                self.close_connection = True
+                return
+            self.wfile.write(data)
+            start += len(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing."""
+
+    def _opened(self) -> BinaryIO | None:
+        """Open the file of this request; None if it is no file inside the folder."""
+        try:
+            path = (self.folder / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
+            if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
+                return None
+            return path.open("rb")
+        except (OSError, ValueError):  # no such name can be, or it may not be read
+            return None
+
+
+class _Server(ThreadingHTTPServer):
+    """Turns away the connections beyond `MAX_CONNECTIONS`; says nothing of those that break off."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._free = BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there is room for one more."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        request.setblocking(False)
+        with suppress(OSError):
+            request.send(BUSY)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, then make room."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that left or fell asleep."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -75,7 +127,14 @@ def serving(
     folder: Path, *, host: str = "127.0.0.1", port: int = 0, handler: type = RangeHandler
 ) -> Iterator[str]:
     """Serve `folder` in the background and yield its URL; port 0 takes a free one."""
-    server = ThreadingHTTPServer((host, port), partial(handler, folder=folder))
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, got {port}")
+    try:
+        server = _Server((host, port), partial(handler, folder=folder))
+    except OSError as error:
+        raise ValueError(
+            f"{host}:{port}: cannot listen there ({error.strerror}); give another --port or --host"
+        ) from None
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -16,6 +16,7 @@ from shards.cache import CachedStorage
 from shards.cache_folder import CacheSpec
 from shards.files import TEMPORARY_PATTERN, atomic_write
 from shards.forks import renew_in_children
+from shards.locks import sole_writer
 from shards.patience import Patience
 from shards.remote import RemoteStorage, stamp_of
 from shards.schema import ShardInfo
@@ -87,6 +88,11 @@ def open_storage(
         )
     remote = RemoteStorage(url, patience)
     return CachedStorage(remote, cache) if cache else remote
+
+
+def sole_writer_to(storage: Storage) -> AbstractContextManager[None]:
+    """Keep other writers away while the context lasts; an object store cannot."""
+    return nullcontext() if storage.is_remote else sole_writer(Path(storage.url))
 
 
 def hash_of(storage: Storage, name: str, *, copy_to: BinaryIO | None = None) -> str:
