@@ -1,11 +1,13 @@
 """Images that others stored as PNG, JPEG or TIFF."""
 
 import io
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+from zlib import crc32
 
 import numpy as np
 from PIL import ImageOps
@@ -42,7 +44,6 @@ MODES = {
     "RGB": "rgb",
     "RGBA": "rgb",
 }
-PNG_DEPTH = 24  # where a PNG says how many bits a value has
 
 
 def decoded(data: bytes) -> Image:
@@ -85,12 +86,10 @@ def _tiff(source: Path | BinaryIO, *, gray: bool) -> Image:
 
 def _picture(kind: Callable[[BinaryIO], ImageFile], file: BinaryIO, *, gray: bool) -> Image:
     """Return a PNG or JPEG; Pillow's classes are called themselves, for a limit of our own."""
-    file.seek(0)
-    head = file.read(PNG_DEPTH + 1)
+    bits = _check_chunks(file) if kind is PngImageFile else 8
     file.seek(0)
     with kind(file) as picture:
-        deep = kind is PngImageFile and head[PNG_DEPTH] == 16  # Pillow cuts colors to 8 bits
-        stored = _stored(picture, bits=16 if deep else 8)
+        stored = _stored(picture, bits=max(8, bits))
         if gray:
             stored.check_gray()
         check_size(stored.shape)
@@ -102,6 +101,23 @@ def _picture(kind: Callable[[BinaryIO], ImageFile], file: BinaryIO, *, gray: boo
         values = np.asarray(upright)
         turned = replace(stored, shape=values.shape)
         return voxels(turned, values)
+
+
+def _check_chunks(file: BinaryIO) -> int:
+    """Return how many bits a value of a PNG has, which Pillow cuts to 8 where they are colors.
+
+    Every chunk's checksum must fit: Pillow looks at few of them.
+    """
+    depth, name = 0, b""
+    file.seek(8)
+    while name != b"IEND":
+        length, name = struct.unpack(">I4s", file.read(8))
+        data, checksum = file.read(length), file.read(4)
+        if len(data) < length or checksum != crc32(data, crc32(name)).to_bytes(4, "big"):
+            raise ImageError("unreadable", f"not a readable image (chunk {name!r} is damaged)")
+        if name == b"IHDR":
+            depth = data[8]
+    return depth
 
 
 def _stored(picture: ImageFile, *, bits: int) -> Stored:

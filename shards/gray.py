@@ -23,6 +23,7 @@ SECTIONS = "ZTIQ"
 CHANNELS = "CS"
 DEPTHS = (1, 2, 4, 8)
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+MOST_TEXT = 500  # what a damaged header says may be long
 REDUCE = "convert it to 8-bit gray"
 
 
@@ -30,7 +31,7 @@ class ImageError(ValueError):
     """An image file that cannot be used: `reason` in a word, and what was found."""
 
     def __init__(self, reason: str, found: str) -> None:
-        super().__init__(found)
+        super().__init__(found if len(found) <= MOST_TEXT else found[:MOST_TEXT] + "…")
         self.reason = reason
 
 

@@ -180,7 +180,12 @@ def _palette(page: Any) -> Image:
 
 
 def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
-    """Refuse a file that lacks a part of what its header states."""
+    """Refuse a file that lacks a part of what its header states, or whose axes do not fit it."""
+    stated_axes = (file.shaped_metadata or ({},))[0].get("axes") if file.is_shaped else None
+    if stated_axes is not None and stated_axes != series.get_axes(squeeze=False):
+        raise ImageError(
+            "unreadable", f"its header states axes {stated_axes}, which do not fit {series.shape}"
+        )
     plane = max(1, math.prod(series.keyframe.shape))
     held = there = len(file.pages)
     planes = math.prod(series.shape) // plane
@@ -210,8 +215,10 @@ def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
             )
         return
     for number, page in enumerate(series):
-        ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
-        if max(ends, default=0) > page.parent.filehandle.size:
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        stored = sum(start > 0 and size > 0 for start, size in parts)  # others would read as 0
+        beyond = max(map(sum, parts), default=0) > page.parent.filehandle.size
+        if beyond or stored < math.prod(page.chunked):
             raise ImageError("truncated", f"section {number} of {planes} is not whole; {CUT}")
 
 

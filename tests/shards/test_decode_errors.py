@@ -43,10 +43,10 @@ def bombs() -> dict[str, bytes]:
     flat = bytearray(png(8, 0, []))
     flat[16:24] = struct.pack(">II", 60_000, 60_000)
     flat[29:33] = struct.pack(">I", crc32(flat[12:29]))
-    strip = tiff(np.zeros((4000, 4000), np.uint8), compression="zlib")
+    strip = tiff(np.zeros((300, 300), np.uint8), compression="zlib", rowsperstrip=300)
     return {
         "png": bytes(flat),
-        "tiff": patched(patched(strip, 256, 60_000), 257, 60_000),
+        "tiff": patched(patched(patched(strip, 256, 60_000), 257, 60_000), 278, 60_000),
         "jpeg": picture(STACK[0], "jpeg").replace(
             struct.pack(">HH", Y, X), struct.pack(">HH", 60_000, 60_000), 1
         ),
