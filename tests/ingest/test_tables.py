@@ -1,0 +1,280 @@
+"""Tables as people bring them: the right samples, or one line with file, column, row and cure."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from ingest.config import load_job
+from ingest.plan import plan_dataset
+
+ROOT = 864691135000000000
+NAMES = ["excitatory", "inhibitory"]
+CENTER = [f"ctr_pt_position_{axis}" for axis in "xyz"]
+Change = Callable[[Any], None]
+
+
+def planned(job: Any) -> dict[str, Any]:
+    """Plan a job and return plan.json; what the change left of its tables is written first."""
+    if Path(job.config["synapses"]["path"]).suffix != ".parquet":
+        path = job.folder / "ingest.yaml"
+        path.write_text(yaml.safe_dump(job.config))
+        document, _ = plan_dataset(load_job(path), job.folder / "out")
+    else:
+        document, _ = plan_dataset(load_job(job.write()), job.folder / "out")
+    return document
+
+
+@pytest.fixture
+def job(make_job: Any) -> Any:
+    """64 synapses of 16 neurons, labelled by their own table's column `ei`."""
+    return make_job("file")
+
+
+@pytest.fixture
+def cells_job(job: Any) -> Any:
+    """The same, labelled by a table of neurons, `job.cells`, that `save_cells` writes."""
+    numbers = np.arange(16)
+    job.cells = pd.DataFrame(
+        {
+            "target_id": 500 + numbers,
+            "pt_root_id": ROOT + numbers,
+            "kind": np.take(NAMES, numbers % 2),
+        }
+    )
+    job.config["labels"] = {
+        "tables": [
+            {"path": "cells.csv", "column": "kind", "classes": {name: name for name in NAMES}}
+        ]
+    }
+    return job
+
+
+def save_cells(job: Any, name: str = "cells.csv", **options: Any) -> None:
+    path = job.folder / name
+    job.config["labels"]["tables"][0]["path"] = name
+    if name.endswith(".parquet"):
+        job.cells.to_parquet(path)
+    else:
+        job.cells.to_csv(path, index=False, **options)
+
+
+def save_synapses(job: Any, name: str, text: str | None = None, **options: Any) -> None:
+    job.config["synapses"]["path"] = name
+    if text is None:
+        job.synapses.to_csv(job.folder / name, index=False, **options)
+    else:
+        (job.folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("cells.csv", object), ("cells.parquet", "Int64"), ("cells.parquet", str)]
+)
+def test_a_label_row_without_a_root_is_counted(cells_job: Any, name: str, dtype: Any) -> None:
+    roots = cells_job.cells["pt_root_id"].astype(dtype)
+    roots[len(roots)] = None
+    cells_job.cells = cells_job.cells.reindex(range(17)).assign(pt_root_id=roots)
+    cells_job.cells = cells_job.cells.astype({"target_id": "Int64"})
+    cells_job.cells.loc[16, ["target_id", "kind"]] = 516, "excitatory"
+    save_cells(cells_job, name)
+    document = planned(cells_job)
+    assert document["num_samples"] == 64
+    assert sum(document["neurons"].values()) == 16
+    assert document["notes"][f"rows of {name} without a root id, not used"] == 1
+
+
+@pytest.mark.parametrize("table", ["labels", "proofread", "nuclei"])
+def test_floats_are_refused_as_ids_of_every_table(cells_job: Any, table: str) -> None:
+    column = "target_id" if table == "nuclei" else "pt_root_id"
+    bad = cells_job.cells.assign(**{column: cells_job.cells[column].astype(float)})
+    if table == "proofread":
+        bad.assign(status_axon="t").to_parquet(cells_job.folder / "axons.parquet")
+        cells_job.config["labels"]["proofread"] = {"path": "axons.parquet"}
+        save_cells(cells_job)
+    else:
+        cells_job.cells = bad
+        save_cells(cells_job, "cells.parquet")
+    with pytest.raises(ValueError, match=rf"parquet: column {column}, data row 1: found .* double"):
+        planned(cells_job)
+
+
+@pytest.mark.parametrize("empty", [None, 0, "", "NULL"])
+def test_an_unknown_nucleus_leaves_the_root_to_stand_for_itself(cells_job: Any, empty: Any) -> None:
+    cells_job.cells["target_id"] = cells_job.cells["target_id"].astype(object)
+    cells_job.cells.loc[:4, "target_id"] = empty
+    save_cells(cells_job)
+    document = planned(cells_job)
+    assert (document["num_samples"], sum(document["neurons"].values())) == (64, 16)
+
+
+def test_a_root_of_two_classes_is_a_conflict_though_one_row_lacks_the_nucleus(
+    cells_job: Any,
+) -> None:
+    other = cells_job.cells.iloc[[0]].assign(target_id=0, kind="inhibitory")
+    cells_job.cells = pd.concat([cells_job.cells, other])
+    save_cells(cells_job)
+    document = planned(cells_job)
+    dropped = {row["step"]: row["dropped"] for row in document["funnel"]}
+    assert dropped["label tables in conflict"] == 4
+    assert document["num_samples"] == 60
+
+
+@pytest.mark.parametrize("column", ["pt_root_id", "target_id"])
+def test_ids_below_zero_are_no_ids(cells_job: Any, column: str) -> None:
+    cells_job.cells.loc[2, column] = -1
+    save_cells(cells_job)
+    with pytest.raises(ValueError, match=rf"cells\.csv: column {column}, data row 3: found -1, ex"):
+        planned(cells_job)
+
+
+VALUES: list[tuple[list[Any], Any, dict[Any, str]]] = [
+    ([1, 0], "Int64", {1: "excitatory", 0: "inhibitory"}),
+    ([1, 0], float, {"1": "excitatory", "0": "inhibitory"}),
+    (["1.0", "0.0"], object, {1: "excitatory", 0: "inhibitory"}),
+    ([True, False], "boolean", {True: "excitatory", False: "inhibitory"}),
+    ([True, False], object, {"True": "excitatory", "f": "inhibitory"}),
+    (["t", "f"], object, {True: "excitatory", False: "inhibitory"}),
+    (["yes", "no"], object, {True: "excitatory", False: "inhibitory"}),
+    (["E ", " I"], object, {"E": "excitatory", "I": "inhibitory"}),
+    (["E", "I"], "category", {"E": "excitatory", "I": "inhibitory"}),
+    ([864691135463510247, 864691135463510248], "Int64",
+     {864691135463510247: "excitatory", 864691135463510248: "inhibitory"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "dtype", "classes"), VALUES)
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_labels_match_by_value(
+    job: Any, values: list[Any], dtype: Any, classes: dict[Any, str], suffix: str
+) -> None:
+    is_first = job.synapses["ei"] == "excitatory"
+    column = pd.Series(np.where(is_first, *values), dtype=object)
+    column[5] = None
+    job.synapses["ei"] = column.astype(dtype)
+    job.config["labels"] = {"column": "ei", "classes": classes}
+    if suffix == "csv":
+        save_synapses(job, "synapses.csv")
+    document = planned(job)
+    assert document["num_samples"] == 63
+    totals = {name: sum(of[name] for of in document["counts"].values()) for name in NAMES}
+    assert totals == {"excitatory": int(is_first.sum()) - bool(is_first[5]),
+                      "inhibitory": int((~is_first).sum()) - bool(~is_first[5])}  # fmt: skip
+
+
+def test_one_value_of_two_classes_is_refused(job: Any) -> None:
+    job.config["labels"] = {"column": "ei", "classes": {1: NAMES[0], "1.0": NAMES[1]}}
+    with pytest.raises(ValueError, match=r"`classes` has 1\.0 twice, as inhibitory and as excit"):
+        planned(job)
+
+
+def test_proofread_axons_match_by_value(cells_job: Any) -> None:
+    axons = cells_job.cells.assign(status_axon=pd.Series([True] * 8 + [False] * 7 + [None]))
+    axons["pt_root_id"] = axons["pt_root_id"].astype("Int64").where(axons.index != 2)
+    axons.to_parquet(cells_job.folder / "axons.parquet")
+    cells_job.config["labels"]["proofread"] = {"path": "axons.parquet"}
+    save_cells(cells_job)
+    document = planned(cells_job)
+    assert document["tiers"] == {"single": 36, "single_proofread": 28}
+    assert document["notes"]["rows of axons.parquet without a root id, not used"] == 1
+
+
+def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
+    cells_job.config["labels"]["tables"][0]["classes"] = {"exc": "excitatory"}
+    save_cells(cells_job)
+    with pytest.raises(ValueError, match=r"cells\.csv has .*inhibitory \(8\).* in kind: no neuron"):
+        planned(cells_job)
+
+
+@pytest.mark.parametrize("name", ["synapses.csv", "synapses.parquet"])
+@pytest.mark.parametrize(
+    ("column", "left", "step"),
+    [("post_pt_root_id", 64, None), ("pre_pt_root_id", 63, "no presynaptic root id")],
+)
+def test_an_empty_root_id_is_unknown(
+    job: Any, name: str, column: str, left: int, step: str | None
+) -> None:
+    job.synapses[column] = job.synapses[column].astype("Int64").where(job.synapses.index != 9)
+    if name.endswith("csv"):
+        save_synapses(job, name)
+    document = planned(job)
+    assert document["num_samples"] == left
+    if step is None:
+        assert document["notes"]["synapses whose postsynaptic root id is empty: unknown"] == 1
+    else:
+        assert {row["step"]: row["dropped"] for row in document["funnel"]}[step] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("", "an empty cell; give every synapse an id"), ("x7", "found 'x7'")]
+)
+def test_a_synapse_without_an_id_is_named(job: Any, value: str, found: str) -> None:
+    job.synapses["id"] = job.synapses["id"].astype(str)
+    job.synapses.loc[7, "id"] = value
+    save_synapses(job, "synapses.csv")
+    with pytest.raises(ValueError, match=rf"synapses\.csv: column id, data row 8: {found}"):
+        planned(job)
+
+
+@pytest.mark.parametrize("form", ["[{} {} {}]", "[{}, {},{}]", "({},{},{})", "list"])
+def test_positions_in_one_column(job: Any, form: str) -> None:
+    points = job.synapses[CENTER].to_numpy().tolist()
+    job.synapses = job.synapses.drop(columns=CENTER)
+    job.synapses["ctr_pt_position"] = (
+        points if form == "list" else [form.format(*p) for p in points]
+    )
+    if form != "list":
+        save_synapses(job, "synapses.csv")
+    assert planned(job)["num_samples"] == 64
+
+
+@pytest.mark.parametrize("point", [[1, 2], None, [1, None, 2], []])
+def test_a_position_that_is_none_is_named(job: Any, point: Any) -> None:
+    points = job.synapses[CENTER].to_numpy().tolist()
+    points[3] = point
+    job.synapses = job.synapses.drop(columns=CENTER).assign(ctr_pt_position=points)
+    with pytest.raises(ValueError, match=r"synapses\.parquet: .*data row 4.*remove the row"):
+        planned(job)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300, -1e18])
+def test_an_infinite_position_lies_outside(job: Any, value: float) -> None:
+    job.synapses[CENTER] = job.synapses[CENTER].astype(float)
+    job.synapses.loc[11, CENTER[1]] = value
+    job.config["qc"] = {"max_reject_fraction": 0.1}
+    document = planned(job)
+    assert (document["num_samples"], document["num_rejects"]) == (63, 1)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("name", ["synapses.csv", "SYNAPSES.TSV", "synapses.csv.gz"])
+def test_other_delimiters_are_read(job: Any, delimiter: str, name: str) -> None:
+    save_synapses(job, name, sep=delimiter, compression="gzip" if name.endswith("gz") else None)
+    assert planned(job)["num_samples"] == 64
+
+
+def test_sizes_that_are_empty_at_first_and_fractions_later(job: Any) -> None:
+    job.synapses["size"] = [None] * 20 + [3] * 20 + [0.5] * 24
+    save_synapses(job, "synapses.csv")
+    assert planned(job)["num_samples"] == 64
+
+
+def test_a_header_alone_is_no_table(job: Any) -> None:
+    save_synapses(job, "synapses.csv", ",".join(job.synapses.columns) + "\n")
+    with pytest.raises(ValueError, match=r"synapses\.csv: a table without rows"):
+        planned(job)
+    assert not (job.folder / "out").exists()
+
+
+def test_every_resolution_that_fits_is_listed_nearest_first(job: Any) -> None:
+    """Voxels 60 to 140 of 8 nm, said to be of 16: half and a quarter lie inside."""
+    job.synapses[CENTER[:2]] = np.random.default_rng(2).integers(60, 140, (64, 2))
+    job.config["synapses"]["position_resolution_nm"] = [16, 16, 40]
+    with pytest.raises(ValueError, match="boxes around") as error:
+        planned(job)
+    message = str(error.value)
+    assert message.index("times 0.5") < message.index("times 0.25")
+    assert "documentation of the table" in message
