@@ -29,6 +29,7 @@ from ingest.tables import AXES
 from shards.documents import read_document, write_document
 from shards.files import atomic_write, sha256_of_file
 from shards.progress import progress
+from shards.table_files import named_errors
 
 NUCLEUS_ID = "target_id"  # a reference table's other ids swap names between ways of asking
 
@@ -158,7 +159,8 @@ class Library:
         rows = 0
         with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
             for part in parts:
-                table = pq.read_table(part)
+                with named_errors(str(part)):
+                    table = pq.read_table(part, page_checksum_verification=True)
                 rows += len(table)
                 writer.write_table(table)
         for part in parts:
@@ -241,9 +243,16 @@ def _fetch_part(cave: Cave, question: Question, schema: pa.Schema, path: Path) -
             f"{question.table}: no column {', '.join(missing)} among "
             f"{', '.join(map(str, rows.columns))}; name the right one in synapses.columns"
         )
+    ids = [name for name in schema.names if pa.types.is_integer(schema.field(name).type)]
+    if floats := [name for name in ids if pd.api.types.is_float_dtype(rows[name])]:
+        raise ValueError(
+            f"{question.table}: the server gives {', '.join(floats)} as floating-point numbers, "
+            "which lose the last digits of ids; use the tables released as files"
+        )
     rows = rows.drop_duplicates(question.key).sort_values(question.key)
     with atomic_write(path) as file:
-        pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), file)
+        table = pa.Table.from_pandas(rows, schema, preserve_index=False)
+        pq.write_table(table, file, write_page_checksum=True)
     return len(rows)
 
 

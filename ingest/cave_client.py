@@ -164,7 +164,7 @@ class Cave:
         return str(self._materialize.get_version_metadata(version)["time_stamp"].isoformat())
 
     def _query(self, question: Question) -> Answer:
-        self._heard.headers = {}
+        self._heard.headers, self._heard.stream = {}, b""
         rows = self._materialize.query_table(
             question.table,
             filter_in_dict=question.root_column and {question.root_column: list(question.roots)},
@@ -181,6 +181,7 @@ class Cave:
         headers = self._heard.headers
         warned = "Limited query to" in headers.get("Warning", "")
         self._check_resolution(headers, question)
+        rows = _with_whole_numbers(rows, self._heard.stream)
         return Answer(rows, warned or len(rows) >= self.config.row_cap)
 
     def _check_resolution(self, headers: Mapping[str, str], question: Question) -> None:
@@ -201,6 +202,8 @@ class Cave:
         says_length = "Content-Length" in response.headers
         if is_arrow and not says_length and not response.content.endswith(END_OF_STREAM):
             raise ConnectionError("the answer ends before its end")
+        if is_arrow:
+            self._heard.stream = response.content
 
     def _patiently(self, call: Callable[[], Result], what: str) -> Result:
         """Return what `call` returns, asking again after answers that were cut, late or busy."""
@@ -280,6 +283,21 @@ def _where_token_goes(server: str) -> str:
         '{"token": "..."} into ~/.cloudvolume/secrets/cave-secret.json, or into the environment '
         f"variable {TOKEN_VARIABLE}"
     )
+
+
+def _with_whole_numbers(rows: pd.DataFrame, stream: bytes) -> pd.DataFrame:
+    """Give integers with gaps, which pandas turns into floats, back their last digits."""
+    if not stream:
+        return rows
+    table = pa.ipc.open_stream(stream).read_all()
+    gaps = {
+        name: table[name].to_pandas(types_mapper=lambda _: pd.Int64Dtype()).array
+        for name in table.column_names
+        if pa.types.is_integer(table.schema.field(name).type) and table[name].null_count
+    }
+    if gaps and len(rows) != len(table):
+        raise ValueError(f"{len(table)} rows came and {len(rows)} were left; update caveclient")
+    return rows.assign(**{name: values for name, values in gaps.items() if name in rows})
 
 
 def _bound(column: str, value: int | None) -> dict[str, int] | None:

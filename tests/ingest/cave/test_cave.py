@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,24 @@ def test_whole_tables_at_the_cap_are_split_by_nucleus_or_by_id(
     assert joined.equals(cell_types().set_index("target_id").pt_root_id)
     assert len(pd.read_parquet(library.table("proofreading"))) == 9
     assert server.num_truncated > 4
+
+
+def test_ids_with_gaps_keep_every_digit(server: CaveServer, config: CaveConfig) -> None:
+    synapses = SYNAPSES.astype({"post_pt_root_id": "Int64"})
+    synapses.loc[3, "post_pt_root_id"] = None
+    types = cell_types().astype({"pt_root_id": "Int64"})
+    types.loc[4, "pt_root_id"] = None
+    server.tables |= {
+        "synapses_pni_2": replace(server.tables["synapses_pni_2"], rows=synapses),
+        "types": replace(server.tables["types"], rows=types),
+    }
+    columns = SynapseConfig(source="cave", path="synapses_pni_2")
+    found = pq.read_table(Library(config, HASTE).synapses(columns, ALL_ROOTS))
+    by_id = synapses.sort_values("id")["post_pt_root_id"].astype(object).where(pd.notna, None)
+    assert found.sort_by("id")["post_pt_root_id"].to_pylist() == by_id.tolist()
+    roots = pq.read_table(Library(config, HASTE).table("types"))["pt_root_id"]
+    assert (str(roots.type), roots.null_count) == ("int64", 1)
+    assert set(roots.drop_null().to_pylist()) <= set(cell_types().pt_root_id)
 
 
 @settings(max_examples=15)
