@@ -20,7 +20,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors here say it, 
 
 JPEG = ("JPEG", "OJPEG", "ALT_JPEG", "JPEG_LOSSY")  # decoded into red, green and blue
 OPACITY = (1, 2)  # kinds of extra samples
-ORIENTATION, COLOR_MAP = 274, 320
+PHOTOMETRIC, ORIENTATION, COLOR_MAP = 262, 274, 320
 # Tags that say what the values are: size, bits, compression, photometric, description, layout.
 DECISIVE = {256, 257, 258, 259, 262, 266, 270, 274, 277, 284, 317, 320, 322, 323, 338, 339}
 SHOWN_SERIES = 4
@@ -84,7 +84,7 @@ class TiffImage:
     def whole(self) -> Image:
         """Return the image (c, z, y, x)."""
         check_size(self.stored.shape)
-        if self._section_by_section and self._has_pages():
+        if self._section_by_section and self._has_pages() and not self._pages_are_alike():
             return np.stack([self._page(z) for z in range(self.size_czyx[1])], axis=1)
         return voxels(self.stored, self._all_values())
 
@@ -93,6 +93,18 @@ class TiffImage:
         series, sections = self._series, self.size_czyx[1]
         there = series.is_multifile or len(self._file.pages) >= sections
         return there and len(series) == sections and math.prod(series.keyframe.shape) == self._plane
+
+    def _pages_are_alike(self) -> bool:
+        """Whether all pages are known to be of one photometric interpretation and no palette."""
+        if self._series.is_multifile or self.stored.palette is not None:
+            return False
+        kinds, offset = set(), self._series.keyframe.offset
+        for _ in range(self.size_czyx[1]):
+            if not offset:
+                return False
+            tags, offset = _directory(self._file, offset)
+            kinds.add(tags.get(PHOTOMETRIC))
+        return len(kinds) == 1
 
     def _page(self, z: int) -> Image:
         page: Any = self._series[z]
@@ -194,13 +206,13 @@ def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
         there = sum(page is not None for page in series)
     elif held == 1 and series.dataoffset is not None:
         there = planes  # behind each other
-    codes, has_next = _directory(file, file.pages.first.offset)
-    if lost := codes & DECISIVE - set(file.pages.first.tags.keys()):
+    tags, following = _directory(file, file.pages.first.offset)
+    if lost := tags.keys() & DECISIVE - set(file.pages.first.tags.keys()):
         raise ImageError("truncated", f"the value of its tag {min(lost)} is not there; {CUT}")
     if held > 1:
-        _, has_next = _directory(file, file.pages[-1].offset)
+        _, following = _directory(file, file.pages[-1].offset)
     states = f"its header states {stated} sections, " if stated > held else ""
-    if has_next:
+    if following:
         raise ImageError("truncated", f"{states}its list of pages breaks off after {held}; {CUT}")
     if there < stated:
         raise ImageError(
@@ -231,11 +243,12 @@ def _stated_planes(file: tifffile.TiffFile, plane: int) -> int:
     return 0
 
 
-def _directory(file: tifffile.TiffFile, offset: int) -> tuple[set[int], bool]:
-    """Return the codes of a directory's tags, and whether it names another one behind it."""
+def _directory(file: tifffile.TiffFile, offset: int) -> tuple[dict[int, bytes], int]:
+    """Return a directory's tags as they lie there, and where the next one starts, 0 for none."""
     handle, tiff = file.filehandle, file.tiff
     handle.seek(offset)
     (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
     tags = handle.read(count * tiff.tagsize)
-    codes = struct.unpack(tiff.byteorder + f"H{tiff.tagsize - 2}x" * count, tags)
-    return set(codes), any(handle.read(tiff.offsetsize))
+    fields = struct.iter_unpack(f"{tiff.byteorder}H{tiff.tagsize - 2}s", tags)
+    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+    return dict(fields), following
