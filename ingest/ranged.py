@@ -119,11 +119,9 @@ class RangedVolume:
 
     def _open(self, spec: dict[str, Any], gap: int) -> Source:
         sharding = self.scale.grid.sharding
-        gzip = spec.get("sharding", {}).get("data_encoding", "raw") == "gzip"
         block = spec.get("compressed_segmentation_block_size", (8, 8, 8))
         decoder = Decoder(
             encoding=self.scale.encoding,
-            gzip=gzip,
             where=self._path,
             dtype=self.scale.dtype,
             block_xyz=int_triple(block),
@@ -134,6 +132,7 @@ class RangedVolume:
             ShardFiles(self._fetcher, spec, sharding, self._index_pool),
             self._fetcher,
             decoder,
+            compression="gzip" if sharding.gzip_data else "",
             index_pool=self._index_pool,
             data_pool=self._data_pool,
             gap=gap,

@@ -19,6 +19,7 @@ from ingest.volumes import Volume
 from shards.overlap import voxels_of
 
 PROBES = 8
+PROBE_ATTEMPTS = 3
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 BETTER, AS_GOOD = 0.05, 0.25  # a reading's share inside: above what is, below the best
 SHOWN_READINGS = 6
@@ -65,12 +66,25 @@ def check_voxels(
     of the probes must hold something.
     """
     boxes = boxes_of(_few(samples), view, volume.scale.voxel_size_nm)
-    cutouts = volume.read_many(boxes)
-    empty = sum(_probe(reference, box, cut) for box, cut in zip(boxes, cutouts, strict=True))
-    if empty * 2 > len(boxes):
+    cutouts = list(volume.read_many(boxes))
+    missing = [box for box, cutout in zip(boxes, cutouts, strict=True) if cutout is None]
+    if len(missing) * 2 > len(boxes):
         raise ValueError(
-            f"{empty} of {len(boxes)} cutouts read as a test are all zero: the "
-            "positions do not lie where the volume has data; check "
+            f"{len(missing)} of {len(boxes)} cutouts read as a test lie in chunks that are not "
+            f"stored, the first of them {missing[0]}; check the volume's path and the mip, that "
+            "the copy of the volume is complete, and that its files are called as its info says "
+            "(where they are compressed, on a disk, with .gz, .br or .zstd behind)"
+        )
+    empty = sum(
+        _probe(volume, reference, box, cutout)
+        for box, cutout in zip(boxes, cutouts, strict=True)
+        if cutout is not None
+    )
+    if (empty + len(missing)) * 2 > len(boxes):
+        raise ValueError(
+            f"{empty} of {len(boxes)} cutouts read as a test are all zero"
+            + (f", and {len(missing)} are not stored" if missing else "")
+            + ": the positions do not lie where the volume has data; check "
             "synapses.position_resolution_nm, the order of axes and the mip"
         )
 
@@ -96,19 +110,19 @@ def _few(samples: pd.DataFrame) -> pd.DataFrame:
     return samples.iloc[np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))]
 
 
-def _probe(reference: Callable[[Box], Image], box: Box, cutout: Image | None) -> bool:
-    """Return whether nothing is there."""
-    if cutout is None:
-        return True
+def _probe(volume: Volume, reference: Callable[[Box], Image], box: Box, cutout: Image) -> bool:
+    """Return whether nothing is there; bits that flip on the way are no reason to refuse."""
     z, y, x = (size // 2 for size in box.shape)
     corner = (box.start[0] + z, box.start[1] + y, box.start[2] + x)
-    center = reference(Box(corner, (corner[0] + 1, corner[1] + 1, corner[2] + 1)))
-    if cutout.shape[1:] != box.shape or cutout[0, z, y, x] != center[0, 0, 0, 0]:
-        raise ValueError(
-            f"{box}: the central voxel of the cutout is not the voxel at its centre; the volume's "
-            "reader and its info disagree, do not trust this volume"
-        )
-    return not cutout.any()
+    voxel = Box(corner, (corner[0] + 1, corner[1] + 1, corner[2] + 1))
+    for _ in range(PROBE_ATTEMPTS):
+        if cutout.shape[1:] == box.shape and cutout[0, z, y, x] == reference(voxel)[0, 0, 0, 0]:
+            return not cutout.any()
+        cutout = volume.read(box)
+    raise ValueError(
+        f"{box}: the central voxel of the cutout is not the voxel at its centre; the volume's "
+        "reader and its info disagree, do not trust this volume"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,13 +9,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ingest.chunks import ATTEMPTS, DamagedChunkError, gunzip
+from ingest.chunks import ATTEMPTS
+from ingest.compression import Buffer, DamagedChunkError, decompress
 from ingest.fetch import Fetcher
 from ingest.geometry import Ints
 from ingest.sharding import SHARD_ENTRY_BYTES, Codes, Sharding
 
 Found = TypeVar("Found")
 
+MAX_INDEX_BYTES = 1 << 28
 KEPT_SHARDS = 16_384
 KEPT_MINISHARDS = 4_096  # of 512 chunks: 50 MB
 
@@ -77,9 +79,8 @@ class ShardFiles:
     def __init__(
         self, fetcher: Fetcher, scale_info: dict[str, Any], sharding: Sharding, pool: Executor
     ) -> None:
-        spec = scale_info["sharding"]
         self._key = scale_info["key"]
-        self._gzip = spec.get("minishard_index_encoding", "raw") == "gzip"
+        self._compression = "gzip" if sharding.gzip_index else ""
         self.sharding, self._fetcher = sharding, fetcher
         self.shards = Once(pool, self._read_shard, KEPT_SHARDS)
         self.minishards = Once(pool, self._read_minishard, KEPT_MINISHARDS)
@@ -120,7 +121,9 @@ class ShardFiles:
             if data is None:
                 return NOTHING
             try:
-                return self._parse(gunzip(data) if self._gzip else data, num_bytes=len(data))
+                return self._parse(
+                    decompress(data, self._compression, MAX_INDEX_BYTES), num_bytes=len(data)
+                )
             except DamagedChunkError:
                 continue
         raise ValueError(
@@ -128,7 +131,7 @@ class ShardFiles:
             f"damaged, as it came {ATTEMPTS} times; tell whoever keeps the volume"
         )
 
-    def _parse(self, data: bytearray | memoryview, *, num_bytes: int) -> Minishard:
+    def _parse(self, data: Buffer, *, num_bytes: int) -> Minishard:
         if len(data) % 24:
             raise DamagedChunkError(f"{len(data)} bytes, expected a multiple of 24")
         deltas = np.frombuffer(data, "<u8").reshape(3, -1)
@@ -136,6 +139,7 @@ class ShardFiles:
         ends = np.cumsum(deltas[1].astype(np.int64) + sizes) + self.sharding.shard_index_bytes
         codes = np.cumsum(deltas[0], dtype=np.uint64)
         order = np.argsort(codes, kind="stable")
+        order = order[sizes[order] > 0]  # a chunk of no bytes is not stored
         return Minishard(
             codes=codes[order],
             starts=(ends - sizes)[order],

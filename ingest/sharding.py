@@ -6,7 +6,7 @@ chunk's id is the compressed Morton code of its place in the grid that begins at
 Arrays of grid positions are z, y, x like all others; the code interleaves x first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ingest.geometry import Box, Ints, Triple, box_starts, int_triple
 
 Codes = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.uint32]
 
 MINISHARD_ENTRY_BYTES = 24  # id, offset and size of a chunk in a minishard index
 SHARD_ENTRY_BYTES = 16  # start and end of a minishard index in a shard index
@@ -23,16 +24,19 @@ SHARD_ENTRY_BYTES = 16  # start and end of a minishard index in a shard index
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sharding:
-    """A volume's sharding scheme; only the identity hash, which image volumes use."""
+    """A volume's sharding scheme; `gzip_data` and `gzip_index` say what is compressed."""
 
     preshift_bits: int
     minishard_bits: int
     shard_bits: int
+    hash: str = "identity"
+    gzip_data: bool = False
+    gzip_index: bool = False
 
     def minishards(self, codes: Codes) -> Codes:
         """Return one number a minishard, unique over the volume, for each chunk id."""
         shift, mask = np.uint64(self.preshift_bits), self.minishard_bits + self.shard_bits
-        return (codes >> shift) & np.uint64((1 << mask) - 1)
+        return HASHES[self.hash](codes >> shift) & np.uint64((1 << mask) - 1)
 
     def shards(self, codes: Codes) -> Codes:
         """Return the shard of each chunk id."""
@@ -113,18 +117,57 @@ def compressed_morton(positions: Ints, shape: Triple) -> Codes:
     return codes
 
 
+def murmurhash3(codes: Codes) -> Codes:
+    """Return the low 64 bits of MurmurHash3_x86_128, seed 0, of each number's 8 bytes.
+
+    https://github.com/aappleby/smhasher/blob/master/src/MurmurHash3.cpp
+    """
+    low, high = codes.astype(np.uint32), (codes >> np.uint64(32)).astype(np.uint32)
+    h1 = _rotated(low * np.uint32(0x239B961B), 15) * np.uint32(0xAB0E9789) ^ np.uint32(8)
+    h2 = _rotated(high * np.uint32(0xAB0E9789), 16) * np.uint32(0x38B34AE5) ^ np.uint32(8)
+    rest = np.full_like(low, 8)  # the two other words hold the length alone, and stay equal
+    h1 = h1 + h2 + rest + rest
+    h2, rest = _mixed(h2 + h1), _mixed(rest + h1)
+    h1 = _mixed(h1) + h2 + rest + rest
+    return h1.astype(np.uint64) | ((h2 + h1).astype(np.uint64) << np.uint64(32))
+
+
+def _rotated(words: Words, bits: int) -> Words:
+    return (words << np.uint32(bits)) | (words >> np.uint32(32 - bits))
+
+
+def _mixed(words: Words) -> Words:
+    words = (words ^ (words >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    words = (words ^ (words >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return words ^ (words >> np.uint32(16))
+
+
+HASHES: dict[str, Callable[[Codes], Codes]] = {
+    "identity": lambda codes: codes,
+    "murmurhash3_x86_128": murmurhash3,
+}
+
+
 def sharding_from_info(scale: dict[str, Any], *, where: str) -> Sharding | None:
     """Return the sharding scheme of one scale of an `info`, None where it has none."""
     spec = scale.get("sharding")
     if spec is None:
         return None
-    if spec.get("@type") != "neuroglancer_uint64_sharded_v1" or spec.get("hash") != "identity":
+    if spec.get("@type") != "neuroglancer_uint64_sharded_v1" or spec.get("hash") not in HASHES:
         raise ValueError(
             f"{where}: sharding {spec.get('@type')!r} with hash {spec.get('hash')!r} is not "
-            "supported, expected 'neuroglancer_uint64_sharded_v1' with hash 'identity'"
+            f"supported, expected 'neuroglancer_uint64_sharded_v1' with {' or '.join(HASHES)}"
+        )
+    encodings = [spec.get(f"{what}_encoding", "raw") for what in ("data", "minishard_index")]
+    if not {"raw", "gzip"}.issuperset(encodings):
+        raise ValueError(
+            f"{where}: sharding with encodings {encodings} is not supported, expected raw or gzip"
         )
     return Sharding(
         preshift_bits=int(spec["preshift_bits"]),
         minishard_bits=int(spec["minishard_bits"]),
         shard_bits=int(spec["shard_bits"]),
+        hash=spec["hash"],
+        gzip_data=encodings[0] == "gzip",
+        gzip_index=encodings[1] == "gzip",
     )

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from ingest.chunks import Buffer, Decoder
+from ingest.chunks import Decoder, Stored
+from ingest.compression import COMPRESSIONS, SUFFIXES
 from ingest.fetch import Fetcher
 from ingest.geometry import Box, Ints
 from ingest.ranges import range_numbers
@@ -16,8 +16,6 @@ from ingest.scale import StoredSizes
 from ingest.shardfiles import Minishard, ShardFiles
 from ingest.sharding import Codes
 from ingest.window import Chunk, Window
-
-READABLE_ENCODINGS = ("", "identity", "gzip")  # of HTTP
 
 
 class Source(Protocol):
@@ -45,11 +43,13 @@ class ShardedSource:
         fetcher: Fetcher,
         decoder: Decoder,
         *,
+        compression: str,
         index_pool: Executor,
         data_pool: Executor,
         gap: int,
     ) -> None:
         self._files, self._fetcher, self._decoder, self._gap = files, fetcher, decoder, gap
+        self._compression = compression
         self._index_pool, self._data_pool = index_pool, data_pool
 
     def start(self, window: Window) -> None:
@@ -119,12 +119,16 @@ class ShardedSource:
                 window.fill(member, None)
                 continue
             image = self._decoder.persist(
-                data[start - begin : stop - begin],
+                Stored(data[start - begin : stop - begin], self._compression),
                 window.chunks[member].box.shape,
-                partial(self._fetcher.range, name, start, stop),
+                partial(self._again, name, start, stop),
                 what=f"{name}, bytes {start} to {stop}",
             )
             window.fill(member, image)
+
+    def _again(self, name: str, start: int, stop: int) -> Stored | None:
+        data = self._fetcher.range(name, start, stop)
+        return None if data is None else Stored(data, self._compression)
 
 
 class FileSource:
@@ -143,8 +147,8 @@ class FileSource:
 
     def stored_sizes(self, chunks: list[Chunk]) -> StoredSizes | None:
         """Return the mean size of these chunks; the files are read."""
-        files = self._data_pool.map(lambda chunk: self._file(self._name(chunk.box)), chunks)
-        sizes = [len(data) for data in files if data is not None]
+        files = self._data_pool.map(lambda chunk: self._file(chunk.box), chunks)
+        sizes = [len(file.data) for file in files if file is not None]
         return StoredSizes(chunk_bytes=float(np.mean(sizes)), index_bytes=0.0) if sizes else None
 
     def _name(self, box: Box) -> str:
@@ -155,33 +159,37 @@ class FileSource:
         if window.cancelled:
             return
         box = window.chunks[number].box
-        name = self._name(box)
-        data = self._file(name)
-        if data is None:
+        stored = self._file(box)
+        if stored is None:
             window.fill(number, None)
             return
-        decoder = replace(self._decoder, gzip=self._decoder.is_gzip(data, box.shape))
-        image = decoder.persist(data, box.shape, partial(self._file, name), what=name)
-        window.fill(number, image)
+        again = partial(self._file, box)
+        window.fill(number, self._decoder.persist(stored, box.shape, again, what=self._name(box)))
 
-    def _file(self, name: str) -> Buffer | None:
-        """Return a chunk's file; CloudVolume names compressed ones on a disk NAME.gz."""
+    def _file(self, box: Box) -> Stored | None:
+        """Return a chunk's file; CloudVolume names compressed ones on a disk NAME.gz, NAME.br."""
+        name = self._name(box)
         found = self._fetcher.file(name)
         if found is None and self._fetcher.is_local:
-            found = self._fetcher.file(f"{name}.gz")
-        if found is None:
+            for suffix, compression in SUFFIXES.items():
+                if (compressed := self._fetcher.file(name + suffix)) is not None:
+                    found = compressed[0], compression
+                    break
+        if found is None or len(found[0]) == 0:  # a file of no bytes: nothing is there
             return None
-        data, encoding = found
-        if encoding not in READABLE_ENCODINGS:
+        data, compression = found
+        if compression not in COMPRESSIONS:
             raise ValueError(
-                f"{self._fetcher.url}/{name}: content encoding {encoding!r} cannot be read by byte "
-                "ranges, only gzip; set volume.reader to cloudvolume in the config"
+                f"{self._fetcher.url}/{name}: content encoding {compression!r} cannot be read by "
+                f"byte ranges, only {', '.join(filter(None, COMPRESSIONS))}; set volume.reader to "
+                "cloudvolume in the config"
             )
-        return data
+        return self._decoder.stored(data, compression, box.shape)
 
 
 def _by_value(values: Ints | Codes) -> list[tuple[int, Ints]]:
-    """Return each value of a sorted array with the places at which it stands."""
-    found, first = np.unique(values, return_index=True)
-    places = np.split(np.arange(len(values)), first[1:]) if len(found) else []
+    """Return each value of an array with the places at which it stands, both rising."""
+    order = np.argsort(values, kind="stable")
+    found, first = np.unique(values[order], return_index=True)
+    places = np.split(order, first[1:]) if len(found) else []
     return list(zip(found.tolist(), places, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ingest.chunks import Image
 from ingest.geometry import Box
 from ingest.image_config import VolumeConfig
-from ingest.precomputed import CloudVolumeReader, fetch_info
+from ingest.precomputed import CloudVolumeReader, UnreadableError, fetch_info
 from ingest.ranged import RangedVolume
 from ingest.scale import Scale, StoredSizes, scale_from_info, scale_of_stack
 from ingest.tiff import Stack, TiffVolume, open_stack
@@ -111,10 +111,22 @@ def open_volume(config: VolumeConfig, mip: int, *, concurrency: int, gap: int = 
 
 
 def reference_reader(config: VolumeConfig, mip: int) -> Callable[[Box], Image]:
-    """Return another way to read boxes of a scale, to check `open_volume` by."""
+    """Return another way to read boxes of a scale, to check `open_volume` by.
+
+    It is CloudVolume's, or `open_volume`'s own where CloudVolume cannot read the volume.
+    """
     if config.format == "tiff":
         return open_volume(config, mip, concurrency=1).read
-    return CloudVolumeReader(config.path, load_info(config, saved=False), mip).read
+    other = CloudVolumeReader(config.path, load_info(config, saved=False), mip)
+
+    def read(box: Box) -> Image:
+        try:
+            return other.read(box)
+        except UnreadableError:
+            with closing(open_volume(config, mip, concurrency=1)) as own:
+                return own.read(box)
+
+    return read
 
 
 def _stack_scale(config: VolumeConfig, stack: Stack) -> Scale:

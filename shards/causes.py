@@ -45,6 +45,11 @@ FINAL = (
         OTHER_SERVER,
     ),
     Meaning(
+        "status code: 416|starting offset|beyond the end|failed to (read|fill)",
+        "the file there ends before the bytes that are asked for, it is truncated",
+        "copy it again",
+    ),
+    Meaning(
         "TooManyRedirects", "the server redirects in a circle", "give the URL where the files are"
     ),
     Meaning(
