@@ -1,5 +1,6 @@
 """Tables as people bring them: the right samples, or one line with file, column, row and cure."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from ingest.config import load_job
 from ingest.plan import plan_dataset
+from ingest.plan_record import Plan
+from ingest.tables import open_table
+from ingest.tree import TREE_COLUMNS
+from shards.table_files import Column
 
 ROOT = 864691135000000000
 NAMES = ["excitatory", "inhibitory"]
@@ -18,15 +22,15 @@ CENTER = [f"ctr_pt_position_{axis}" for axis in "xyz"]
 Change = Callable[[Any], None]
 
 
-def planned(job: Any) -> dict[str, Any]:
-    """Plan a job and return plan.json; what the change left of its tables is written first."""
-    if Path(job.config["synapses"]["path"]).suffix != ".parquet":
-        path = job.folder / "ingest.yaml"
-        path.write_text(yaml.safe_dump(job.config))
-        document, _ = plan_dataset(load_job(path), job.folder / "out")
-    else:
-        document, _ = plan_dataset(load_job(job.write()), job.folder / "out")
-    return document
+def planned(job: Any) -> Plan:
+    """Plan a job; its synapse table is written first where a test has not done so."""
+    path = job.write()
+    plan, _ = plan_dataset(load_job(path), job.folder / "out")
+    return plan
+
+
+def dropped(plan: Plan) -> dict[str, int]:
+    return {step.step: step.dropped for step in plan.funnel}
 
 
 @pytest.fixture
@@ -81,10 +85,10 @@ def test_a_label_row_without_a_root_is_counted(cells_job: Any, name: str, dtype:
     cells_job.cells = cells_job.cells.astype({"target_id": "Int64"})
     cells_job.cells.loc[16, ["target_id", "kind"]] = 516, "excitatory"
     save_cells(cells_job, name)
-    document = planned(cells_job)
-    assert document["num_samples"] == 64
-    assert sum(document["neurons"].values()) == 16
-    assert document["notes"][f"rows of {name} without a root id, not used"] == 1
+    plan = planned(cells_job)
+    assert plan.num_samples == 64
+    assert sum(plan.neurons.values()) == 16
+    assert plan.notes[f"rows of {name} without a root id, not used"] == 1
 
 
 @pytest.mark.parametrize("table", ["labels", "proofread", "nuclei"])
@@ -107,8 +111,8 @@ def test_an_unknown_nucleus_leaves_the_root_to_stand_for_itself(cells_job: Any, 
     cells_job.cells["target_id"] = cells_job.cells["target_id"].astype(object)
     cells_job.cells.loc[:4, "target_id"] = empty
     save_cells(cells_job)
-    document = planned(cells_job)
-    assert (document["num_samples"], sum(document["neurons"].values())) == (64, 16)
+    plan = planned(cells_job)
+    assert (plan.num_samples, sum(plan.neurons.values())) == (64, 16)
 
 
 def test_a_root_of_two_classes_is_a_conflict_though_one_row_lacks_the_nucleus(
@@ -117,10 +121,9 @@ def test_a_root_of_two_classes_is_a_conflict_though_one_row_lacks_the_nucleus(
     other = cells_job.cells.iloc[[0]].assign(target_id=0, kind="inhibitory")
     cells_job.cells = pd.concat([cells_job.cells, other])
     save_cells(cells_job)
-    document = planned(cells_job)
-    dropped = {row["step"]: row["dropped"] for row in document["funnel"]}
-    assert dropped["label tables in conflict"] == 4
-    assert document["num_samples"] == 60
+    plan = planned(cells_job)
+    assert dropped(plan)["label tables in conflict"] == 4
+    assert plan.num_samples == 60
 
 
 @pytest.mark.parametrize("column", ["pt_root_id", "target_id"])
@@ -158,9 +161,9 @@ def test_labels_match_by_value(
     job.config["labels"] = {"column": "ei", "classes": classes}
     if suffix == "csv":
         save_synapses(job, "synapses.csv")
-    document = planned(job)
-    assert document["num_samples"] == 63
-    totals = {name: sum(of[name] for of in document["counts"].values()) for name in NAMES}
+    plan = planned(job)
+    assert plan.num_samples == 63
+    totals = {name: sum(of[name] for of in plan.counts.values()) for name in NAMES}
     assert totals == {"excitatory": int(is_first.sum()) - bool(is_first[5]),
                       "inhibitory": int((~is_first).sum()) - bool(~is_first[5])}  # fmt: skip
 
@@ -177,9 +180,9 @@ def test_proofread_axons_match_by_value(cells_job: Any) -> None:
     axons.to_parquet(cells_job.folder / "axons.parquet")
     cells_job.config["labels"]["proofread"] = {"path": "axons.parquet"}
     save_cells(cells_job)
-    document = planned(cells_job)
-    assert document["tiers"] == {"single": 36, "single_proofread": 28}
-    assert document["notes"]["rows of axons.parquet without a root id, not used"] == 1
+    plan = planned(cells_job)
+    assert plan.tiers == {"single": 36, "single_proofread": 28}
+    assert plan.notes["rows of axons.parquet without a root id, not used"] == 1
 
 
 def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
@@ -200,12 +203,12 @@ def test_an_empty_root_id_is_unknown(
     job.synapses[column] = job.synapses[column].astype("Int64").where(job.synapses.index != 9)
     if name.endswith("csv"):
         save_synapses(job, name)
-    document = planned(job)
-    assert document["num_samples"] == left
+    plan = planned(job)
+    assert plan.num_samples == left
     if step is None:
-        assert document["notes"]["synapses whose postsynaptic root id is empty: unknown"] == 1
+        assert plan.notes["synapses whose postsynaptic root id is empty: unknown"] == 1
     else:
-        assert {row["step"]: row["dropped"] for row in document["funnel"]}[step] == 1
+        assert dropped(plan)[step] == 1
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_positions_in_one_column(job: Any, form: str) -> None:
     )
     if form != "list":
         save_synapses(job, "synapses.csv")
-    assert planned(job)["num_samples"] == 64
+    assert planned(job).num_samples == 64
 
 
 @pytest.mark.parametrize("point", [[1, 2], None, [1, None, 2], []])
@@ -245,21 +248,21 @@ def test_an_infinite_position_lies_outside(job: Any, value: float) -> None:
     job.synapses[CENTER] = job.synapses[CENTER].astype(float)
     job.synapses.loc[11, CENTER[1]] = value
     job.config["qc"] = {"max_reject_fraction": 0.1}
-    document = planned(job)
-    assert (document["num_samples"], document["num_rejects"]) == (63, 1)
+    plan = planned(job)
+    assert (plan.num_samples, plan.num_rejects) == (63, 1)
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 @pytest.mark.parametrize("name", ["synapses.csv", "SYNAPSES.TSV", "synapses.csv.gz"])
 def test_other_delimiters_are_read(job: Any, delimiter: str, name: str) -> None:
     save_synapses(job, name, sep=delimiter, compression="gzip" if name.endswith("gz") else None)
-    assert planned(job)["num_samples"] == 64
+    assert planned(job).num_samples == 64
 
 
 def test_sizes_that_are_empty_at_first_and_fractions_later(job: Any) -> None:
     job.synapses["size"] = [None] * 20 + [3] * 20 + [0.5] * 24
     save_synapses(job, "synapses.csv")
-    assert planned(job)["num_samples"] == 64
+    assert planned(job).num_samples == 64
 
 
 def test_a_header_alone_is_no_table(job: Any) -> None:
@@ -278,3 +281,38 @@ def test_every_resolution_that_fits_is_listed_nearest_first(job: Any) -> None:
     message = str(error.value)
     assert message.index("times 0.5") < message.index("times 0.25")
     assert "documentation of the table" in message
+
+
+def tree(folder: Path, *names: str | bytes) -> list[dict[str, Any]]:
+    for name in names:
+        path = Path(os.fsdecode(os.path.join(os.fsencode(folder), os.fsencode(name))))  # noqa: PTH118
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    columns = {name: Column(name, "id" if name == "id" else "text") for name in TREE_COLUMNS}
+    rows: list[dict[str, Any]] = open_table(str(folder)).read(columns).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["train/a/7.tif", "test/b/5.png"], [5, 7]),
+        (["train/a/7.tif", "test/b/7.png"], [1, 2]),
+        (["train/a/7.tif", f"test/b/{2**63}.png"], [1, 2]),
+        (["train/a/7.tif", "train/a/._7.tif", ".cache/a/9.png", "overview.png"], [7]),
+    ],
+)
+def test_a_tree_of_images_as_a_table(tmp_path: Path, names: list[str], ids: list[int]) -> None:
+    assert [row["id"] for row in tree(tmp_path, *names)] == ids
+
+
+@pytest.mark.parametrize("name", ["train/8.tif", "train/a/more/8.tif"])
+def test_images_outside_the_classes_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"1 images do not lie in SPLIT/CLASS/, first {name}"):
+        tree(tmp_path, "train/a/7.tif", name)
+
+
+def test_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a name that is not UTF-8; rename it") as error:
+        tree(tmp_path, "train/a/7.tif", b"train/a/\xff.tif")
+    str(error.value).encode()
