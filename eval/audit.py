@@ -1,6 +1,10 @@
-"""Whether the splits leak: numbers that must be zero for a score to mean anything."""
+"""What splits share, and what that means for a score.
 
-from dataclasses import dataclass
+Between train and test it must be nothing. On validation thresholds, calibration and checkpoints are
+chosen, no weights are learned: what another split shares with it biases these choices.
+"""
+
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -9,56 +13,87 @@ from scipy.spatial import cKDTree
 
 from eval.baselines import Images, center_section, shrink
 from eval.predictions import CENTERS, Floats, Ints
+from eval.results import Finding
+from eval.text import show_finding
 
 THUMBNAIL = 32  # pixels a side
 SAME_ABOVE = 0.95  # correlation of thumbnails
-SHARED = {
-    "neuron_id": ("shared neurons", "neurons"),
-    "synapse_id": ("duplicate samples", "synapses"),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One check of two splits: how many, out of how many, and examples."""
-
-    check: str
-    splits: tuple[str, str]
-    found: int
-    of: int
-    unit: str
-    examples: tuple[str, ...] = ()
+MOST = 0.5  # a test split of which validation has this share was not held out
+NEURONS, SAMPLES, BOXES, IMAGES = CHECKS = (
+    "shared neurons",
+    "duplicate samples",
+    "overlapping boxes",
+    "duplicate images",
+)
 
 
 def audit_tables(
     frames: dict[str, pd.DataFrame], box_nm: tuple[float, float, float] | None
 ) -> list[Finding]:
-    """Compare every two splits' samples; `box_nm` is an image's extent in x, y, z."""
+    """Compare every two splits' samples; `box_nm` is an image's extent in x, y, z.
+
+    What one of two splits does not know (its neurons, its places) is not compared.
+    """
     findings = []
-    for first, second in combinations(frames, 2):
-        pair, a, b = (first, second), frames[first], frames[second]
-        for column, (check, unit) in SHARED.items():
-            both, of = _shared(a, b, column)
-            findings.append(
-                Finding(
-                    check=check,
-                    splits=pair,
-                    found=len(both),
-                    of=of,
-                    unit=unit,
-                    examples=tuple(str(value) for value in both[:5]),
-                )
-            )
+    for pair in combinations(frames, 2):
+        a, b = frames[pair[0]], frames[pair[1]]
+        findings.append(_shared(a, b, "neuron_id", pair, NEURONS, "neurons"))
+        samples = _shared(a, b, "synapse_id", pair, SAMPLES, "synapses")
+        if not samples.of:
+            samples = _shared(a, b, "key", pair, SAMPLES, "samples")
+        findings.append(samples)
         if box_nm is not None and all(name in frame for frame in (a, b) for name in CENTERS):
             findings.append(_overlaps(a, b, box_nm, pair))
-    return findings
+    return [graded(one) for one in findings if one.of]
+
+
+def graded(finding: Finding) -> Finding:
+    """Return a finding with its grade: a leak, or a selection on what was seen; None if clean.
+
+    What train and test share is a leak, and so is a test split that is mostly in validation.
+    """
+    if not finding.found:
+        return finding
+    of_test = "test" in finding.splits
+    most = of_test and finding.found >= MOST * finding.of
+    leak = most or (of_test and "train" in finding.splits)
+    return replace(finding, grade="leak" if leak else "selection")
+
+
+def unchecked(findings: list[Finding], splits: list[str]) -> tuple[str, ...]:
+    """Return which checks were not made, of all splits or of the named ones."""
+    pairs = list(combinations(splits, 2))
+    made = {(one.check, one.splits) for one in findings}
+    result = []
+    for check in CHECKS:
+        left = [" and ".join(pair) for pair in pairs if (check, pair) not in made]
+        if left:
+            result.append(check if len(left) == len(pairs) else f"{check} of {', '.join(left)}")
+    return tuple(result)
+
+
+def selection_notes(findings: list[Finding]) -> list[str]:
+    """Return sentences on what validation shares with other splits."""
+    return [
+        f"{show_finding(one)}. {SELECTION[one.splits[0] == 'train']}"
+        for one in findings
+        if one.grade == "selection"
+    ]
+
+
+SELECTION = {
+    False: "Thresholds, calibration and checkpoints are chosen on validation, so scores on test "
+    "may be a little too high; it is no leak from training.",
+    True: "Thresholds, calibration and checkpoints are chosen on validation, of which training has "
+    "seen a part, so the choice may be a poor one; test is not touched by it.",
+}
 
 
 def audit_images(images: dict[str, Images]) -> list[Finding]:
     """Compare every two splits' images (b, c, [z], y, x) by thumbnails of their centre sections."""
     thumbs = {split: thumbnails(values) for split, values in images.items()}
     return [
-        _duplicates(thumbs[first], thumbs[second], (first, second))
+        graded(_duplicates(thumbs[first], thumbs[second], (first, second)))
         for first, second in combinations(thumbs, 2)
     ]
 
@@ -70,13 +105,25 @@ def thumbnails(images: Images) -> Floats:
     return np.asarray(small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-9))
 
 
-def _shared(a: pd.DataFrame, b: pd.DataFrame, column: str) -> tuple[Ints, int]:
-    """Return the ids in both, 0 (unknown) aside, and how many there are in the second."""
-    if column not in a or column not in b:
-        return np.zeros(0, np.int64), 0
-    first, second = (pd.unique(frame[column].to_numpy(np.int64)) for frame in (a, b))
-    both = np.intersect1d(first, second, assume_unique=True)
-    return both[both != 0], int((second != 0).sum())
+def _shared(
+    a: pd.DataFrame, b: pd.DataFrame, column: str, pair: tuple[str, str], check: str, unit: str
+) -> Finding:
+    """Compare ids, 0 (unknown) aside; `of` counts the second's, 0 where either knows none."""
+    first, second = (_known(frame, column) for frame in (a, b))
+    both = first.intersection(second)
+    return Finding(
+        check=check,
+        splits=pair,
+        found=len(both),
+        of=len(second) if len(first) else 0,
+        unit=unit,
+        examples=tuple(str(value) for value in both[:5]),
+    )
+
+
+def _known(frame: pd.DataFrame, column: str) -> pd.Index:
+    values = pd.Index(frame[column].unique() if column in frame else [])
+    return values[(values != 0) & (values != "")].sort_values()
 
 
 def _overlaps(
@@ -88,20 +135,24 @@ def _overlaps(
     """
     a, b = (frame.dropna(subset=CENTERS) for frame in (a, b))
     scaled = [frame[CENTERS].to_numpy(np.float64) / np.array(box_nm) for frame in (a, b)]
-    near, _ = cKDTree(scaled[0]).query(scaled[1], p=np.inf, distance_upper_bound=1.0 - 1e-9)
-    rows = np.flatnonzero(np.isfinite(near))
+    rows = np.zeros(0, np.int64)
+    if len(a) and len(b):
+        near, _ = cKDTree(scaled[0]).query(scaled[1], p=np.inf, distance_upper_bound=1.0 - 1e-9)
+        rows = np.flatnonzero(np.isfinite(near))
     return Finding(
-        check="overlapping boxes",
+        check=BOXES,
         splits=pair,
         found=len(rows),
-        of=len(b),
+        of=len(b) if len(a) else 0,
         unit=f"{pair[1]} samples that have a place",
         examples=_names(b, rows),
     )
 
 
 def _names(frame: pd.DataFrame, rows: Ints) -> tuple[str, ...]:
-    name = "synapse_id" if "synapse_id" in frame else "key"
+    name = next((n for n in ("synapse_id", "key") if n in frame and frame[n].iloc[0]), None)
+    if name is None:
+        return tuple(f"row {row}" for row in rows[:5])
     return tuple(str(value) for value in frame[name].iloc[rows[:5]])
 
 
@@ -112,7 +163,7 @@ def _duplicates(first: Floats, second: Floats, pair: tuple[str, str]) -> Finding
         highest[part] = (second[part] @ first.T).max(axis=1)
     rows = np.flatnonzero(highest > SAME_ABOVE)
     return Finding(
-        check="duplicate images",
+        check=IMAGES,
         splits=pair,
         found=len(rows),
         of=len(second),

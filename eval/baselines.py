@@ -25,6 +25,7 @@ FIT_ROWS = 200_000
 HOG_PIXELS = 128
 HOG_TRAIN_IMAGES = 3000
 GREY_BINS, RINGS = 16, 4
+FEATURES = {"size": ("log size", ["size"]), "place": ("x, y, z", CENTERS)}
 Images = NDArray[np.uint8]
 
 
@@ -63,24 +64,44 @@ def majority(tables: Tables) -> Guess:
     )
 
 
+def known_features(tables: Tables) -> dict[str, str]:
+    """Return which of `FEATURES` training and test know of synapses, and how they are called."""
+    frames = [frame for frame in (tables.train, tables.val, tables.test) if len(frame)]
+    known = {
+        name: shown
+        for name, (shown, columns) in FEATURES.items()
+        if all(frame[columns].notna().all(axis=1).any() for frame in frames)
+    }
+    return known | {"tag": "target compartment"} if all("tag" in f for f in frames) else known
+
+
 def metadata(tables: Tables) -> Guess:
-    """Guess from size and place, and from the target compartment where it is known."""
-    names = ["log size", "x, y, z"]
-    if all("tag" in frame for frame in (tables.train, tables.val, tables.test)):
-        names.append("target compartment")
-    tags = sorted(tables.train["tag"].dropna().unique()) if len(names) == 3 else []
+    """Guess from what is known of size, place and target compartment.
+
+    A row without what others have gets the median of training.
+    """
+    known = known_features(tables)
+    tags = sorted(tables.train["tag"].dropna().unique()) if "tag" in known else []
+    columns = [c for name in FEATURES if name in known for c in FEATURES[name][1]]
+    typical = tables.train[columns].median()
 
     def features(frame: pd.DataFrame) -> Floats:
-        size = np.log1p(np.nan_to_num(frame["size"].to_numpy(np.float64), nan=0.0).clip(0.0))
-        place = np.nan_to_num(frame[CENTERS].to_numpy(np.float64))
+        numbers = frame[columns].fillna(typical)
+        if "size" in columns:
+            numbers = numbers.assign(size=np.log1p(numbers["size"].clip(0.0)))
         kinds = [(frame["tag"] == tag).to_numpy(np.float64) for tag in tags]
-        return np.column_stack([size, place, *kinds])
+        return np.column_stack([numbers.to_numpy(np.float64), *kinds])
 
     return _logistic(
         tables,
         [features(f) for f in (tables.train, tables.val, tables.test)],
-        note=f"logistic regression on {', '.join(names)}",
+        note=f"logistic regression on {', '.join(known.values())}",
     )
+
+
+def has_partners(tables: Tables) -> bool:
+    """Return whether postsynaptic partners are known, in training and in test."""
+    return all(bool((frame["post_root_id"] != 0).any()) for frame in (tables.train, tables.test))
 
 
 def connectivity(tables: Tables) -> Guess:
@@ -89,7 +110,7 @@ def connectivity(tables: Tables) -> Guess:
     Of a training row's own neuron nothing is counted, neither that synapse nor its others onto the
     same partner, so that training rows look like test rows, whose neuron training has not seen.
     """
-    train = tables.train
+    train = _neurons_apart(tables.train)
     counts = _partner_counts(train, tables.num_classes)
     own = _partner_counts(train, tables.num_classes, by=["post_root_id", "neuron_id"])
     inputs = [
@@ -103,6 +124,12 @@ def connectivity(tables: Tables) -> Guess:
         note="logistic regression on Laplace-smoothed class priors of the postsynaptic partner, "
         f"from training labels alone; {seen:.0%} of test synapses have a partner seen in training",
     )
+
+
+def _neurons_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give each row of an unknown neuron (0) a neuron of its own."""
+    own = -1 - np.arange(len(frame))
+    return frame.assign(neuron_id=frame["neuron_id"].where(frame["neuron_id"] != 0, own))
 
 
 def leaked_connectivity(tables: Tables) -> Guess:

@@ -25,6 +25,7 @@ from eval.metrics import (
     sums_of,
 )
 from eval.predictions import Floats, Ints
+from eval.results import Gap, Interval
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -34,15 +35,6 @@ MOST_UNITS = 1000  # a stratum; its variance is then known to 4.5 %
 NEURONS_AT_ONCE = 2048
 WEIGHTS_AT_ONCE = 20_000_000
 FEW_NEURONS = 10  # a class; below this an interval is flagged
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """A value and the ends of its 95 % interval, None where there is none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,8 +190,8 @@ def score(scored: Scored, *, ranks: bool = True, num: int = REPLICATES) -> dict[
 
 def difference(
     first: Scored, second: Scored, metric: str = "balanced_accuracy", num: int = REPLICATES
-) -> tuple[Interval, float | None]:
-    """Return second - first of a metric over the same neurons, its interval, and a p value.
+) -> Gap:
+    """Return second - first of a metric over the same neurons, with interval and p value.
 
     The p value is of a two-sided permutation test that swaps the two predictions of whole
     neurons (Pitman's sign-flip with neurons as units); None for metrics that rank.
@@ -210,13 +202,18 @@ def difference(
         ranked = [rankings(run.probabilities) for run in (first, second)]
         values = [rank_scores(first.labels, one)[metric] for one in ranked]
         a, b = (bootstrap_ranks(first, one, strata, num)[metric] for one in ranked)
-        return interval(values[1] - values[0], b - a, strata), None
+        return _gap(interval(values[1] - values[0], b - a, strata), None)
     sums = [first.sums(), second.sums()]
     a, b = (bootstrap_sums(one, strata, (metric,), num)[metric] for one in sums)
     ones = np.ones((1, first.num_groups))
     whole = [float(SUM_METRICS[metric](one.weighted(ones))[0]) for one in sums]
     observed = whole[1] - whole[0]
-    return interval(observed, b - a, strata), _swap_test(sums[0], sums[1], metric, observed, num)
+    p_value = _swap_test(sums[0], sums[1], metric, observed, num)
+    return _gap(interval(observed, b - a, strata), p_value)
+
+
+def _gap(value: Interval, p_value: float | None) -> Gap:
+    return Gap(value=value.value, low=value.low, high=value.high, p_value=p_value)
 
 
 def _swap_test(first: Sums, second: Sums, metric: str, observed: float, num: int) -> float:

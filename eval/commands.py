@@ -9,8 +9,9 @@ from eval.evaluate import Evaluation, Options, evaluate
 from eval.export import SHADER, layer_of, write_layer
 from eval.gallery import public_source
 from eval.predictions import read_predictions
-from eval.report import document_of, headline, write_report
+from eval.report import metrics_of, write_report
 from eval.subject import Subject, open_subject, read_tags
+from eval.text import headline
 from shards.progress import progress
 
 STEPS = 5
@@ -42,16 +43,16 @@ def evaluate_paths(
         for path in sources.paths
     ]
     found = [_evaluate(subject, options) for subject in with_names(subjects)]
-    document = document_of(found, command)
+    metrics = metrics_of(found, command)
     _, page = write_report(
         found,
-        document,
+        metrics,
         out or subjects[0].folder,
         images=options.images,
         segmentation=sources.segmentation,
         now=datetime.now(UTC),
     )
-    headline(document, print)
+    headline(metrics, print)
     print(f"report: {page}")
 
 

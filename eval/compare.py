@@ -1,13 +1,14 @@
 """Two sets of predictions over the same synapses: what differs, and whether it could be chance."""
 
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from eval.bootstrap import Scored, difference
+from eval.metrics import SUM_METRICS
 from eval.predictions import Ints
+from eval.results import Gap
 from eval.strata import subset
 from eval.subject import Part
 
@@ -49,11 +50,8 @@ def compare(
     second: Part,
     taus: tuple[float | None, float | None],
     metrics: tuple[str, ...] = COMPARED,
-) -> dict[str, Any]:
+) -> dict[str, Gap]:
     """Return second - first for each metric over the common samples: interval and p value."""
     a, b = paired(first, second, taus)
-    result: dict[str, Any] = {"n_synapses": len(a.labels), "n_neurons": a.num_groups, "metrics": {}}
-    for name in metrics:
-        gap, p_value = difference(a, b, name)
-        result["metrics"][name] = {**asdict(gap), "p_value": p_value}
-    return result
+    whole = len(np.unique(a.labels)) == a.probabilities.shape[1]
+    return {name: difference(a, b, name) for name in metrics if whole or name in SUM_METRICS}

@@ -5,20 +5,36 @@ validation the threshold is 0.5, nothing is calibrated, and the notes say so.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from eval import baselines, calibration, neurons, suspects
-from eval.audit import Finding, audit_images, audit_tables
+from eval.audit import audit_images, audit_tables, selection_notes, unchecked
 from eval.baselines import Guess, Tables
-from eval.bootstrap import FEW_NEURONS, Interval, Scored, difference, score, strata_of
+from eval.bootstrap import Scored, difference, score, strata_of
 from eval.compare import compare
 from eval.metrics import confusion, precisions, recalls
+from eval.notes import notes_of
 from eval.predictions import Floats, Ints
-from eval.strata import score_strata
+from eval.results import (
+    Audit,
+    Baseline,
+    Calibration,
+    ClassScore,
+    Count,
+    Finding,
+    Intervals,
+    MislabelledNeurons,
+    MixedNeurons,
+    Neurons,
+    OddSynapses,
+    Run,
+    Stress,
+    Suspects,
+)
+from eval.strata import score_strata, subset
 from eval.subject import (
     Part,
     Subject,
@@ -26,11 +42,13 @@ from eval.subject import (
     centers_of,
     images_of,
     index_frame,
+    neuron_ids_of,
     rows_in_index,
     tables_of,
     with_tags,
 )
 from eval.threshold import HALF, Sweep, sweep
+from shards.schema import SPLITS
 
 BASELINE_REPLICATES = 1000
 AUDIT_IMAGES = 4000  # a split
@@ -46,15 +64,24 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfNeurons:
+    """The test samples of known neurons: n of them, of m neurons."""
+
+    scored: Scored
+    neuron_ids: Ints  # (m,)
+    posteriors: Floats  # (m, k)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What the report is drawn from: the document of metrics.json, and arrays."""
+    """What the report is drawn from: the record in metrics.json, and arrays."""
 
     subject: Subject
-    document: dict[str, Any]
+    run: Run
     test: Scored  # with its threshold
     calibrated: Floats  # (n, k) test probabilities
     sweep: Sweep | None
-    posteriors: Floats  # (m, k) of test neurons
+    neurons: OfNeurons | None  # None where neurons are unknown
     odd_rows: Ints  # test rows at odds with their neuron
 
 
@@ -64,55 +91,62 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     swept = _sweep(subject.val, subject.num_classes, options.criterion)
     tau = None if subject.num_classes > 2 else swept.tau if swept else HALF
     test = replace(subject.test.scored, tau=tau)
+    metrics = score(test)
+    counts = confusion(test.labels, test.predicted, subject.num_classes)
     say("calibration and neurons")
-    calibrate, calibrated_doc = _calibration(subject, test)
+    calibrate, calibrations = _calibration(subject, test)
     calibrated = calibrate(test.probabilities)
-    model = _axon_model(subject.val, calibrate, subject.num_classes)
-    posteriors, neurons_doc = _neurons(test, calibrated, model)
-    odd_rows, suspects_doc = _suspects(subject, test)
-    tables = tables_of(subject)
-    document = {
-        **_heading(subject, test, tables, options),
-        **_scores(test, swept),
-        "calibration": calibrated_doc,
-        "neurons": neurons_doc,
-        "suspects": suspects_doc,
-        "stress": [_stress(subject, tau, name) for name in subject.stress],
-    }
+    consensus, of_neurons = _neurons(subject, test, calibrate)
+    odd_rows, suspected = _suspects(subject, test)
     say("strata")
+    tables = tables_of(subject)
     centers = centers_of(tables.train) if tables else None
-    document["strata"] = score_strata(test, with_tags(subject, subject.test.frame), centers)
+    known = subject.test.known
+    strata = score_strata(test, known, with_tags(subject, subject.test.frame), centers)
     say("baselines")
-    document["baselines"] = _baselines(subject, tables, options)
+    scored_baselines = _baselines(subject, tables, options)
     say("split audit")
-    document["audit"] = [asdict(f) for f in _audit(subject, tables, options)]
-    document["notes"] = [*options.notes, *_notes(subject, tables, options)]
+    audit = _audit(subject, tables, options)
+    run = Run(
+        name=subject.name,
+        split="test",
+        class_names=subject.info.class_names,
+        n_synapses=len(test.labels),
+        n_neurons=subject.test.num_neurons,
+        n_unlabelled=subject.test.num_unlabelled,
+        counts=_counts(subject, tables),
+        tau=tau,
+        tau_from=None if tau is None else "val" if subject.val else "default",
+        criterion=options.criterion,
+        interval_unit="presynaptic neuron" if subject.test.has_neurons else "synapse",
+        metrics=metrics,
+        confusion=tuple(tuple(row) for row in counts.tolist()),
+        per_class=_per_class(counts),
+        at_half=score(replace(test, tau=HALF), ranks=False) if swept else None,
+        tau_gain=difference(replace(test, tau=HALF), test) if swept else None,
+        calibration=calibrations,
+        coverage=_coverage(test, calibrated, of_neurons),
+        neurons=consensus,
+        suspects=suspected,
+        stress=tuple(_stress(subject, tau, name) for name in subject.stress),
+        strata=strata,
+        baselines=scored_baselines,
+        audit=audit,
+        notes=(
+            *options.notes,
+            *selection_notes(list(audit.findings)),
+            *notes_of(subject, tables, metrics, consensus, images=options.images),
+        ),
+    )
     return Evaluation(
         subject=subject,
-        document=document,
+        run=run,
         test=test,
         calibrated=calibrated,
         sweep=swept,
-        posteriors=posteriors,
+        neurons=of_neurons,
         odd_rows=odd_rows,
     )
-
-
-def _heading(
-    subject: Subject, test: Scored, tables: Tables | None, options: Options
-) -> dict[str, Any]:
-    return {
-        "name": subject.name,
-        "split": "test",
-        "class_names": list(subject.info.class_names),
-        "n_synapses": len(test.labels),
-        "n_neurons": test.num_groups,
-        "n_unlabelled": subject.test.num_unlabelled,
-        "counts": _counts(subject, tables),
-        "tau": test.tau,
-        "tau_from": None if test.tau is None else "val" if subject.val else "default",
-        "criterion": options.criterion,
-    }
 
 
 def _sweep(val: Part | None, num_classes: int, criterion: str) -> Sweep | None:
@@ -121,31 +155,14 @@ def _sweep(val: Part | None, num_classes: int, criterion: str) -> Sweep | None:
     return sweep(val.scored.labels, val.scored.probabilities[:, 1], criterion)
 
 
-def as_json(intervals: dict[str, Interval]) -> dict[str, Any]:
-    """Return intervals as plain values."""
-    return {name: asdict(value) for name, value in intervals.items()}
-
-
-def _scores(test: Scored, swept: Sweep | None) -> dict[str, Any]:
-    counts = confusion(test.labels, test.predicted, test.probabilities.shape[1])
+def _per_class(counts: Ints) -> tuple[ClassScore, ...]:
     shares = zip(precisions(counts.astype(float)), recalls(counts.astype(float)), strict=True)
-    found = score(test)
-    result = {
-        "metrics": as_json(found),
-        "confusion": counts.tolist(),
-        "per_class": [{"precision": float(p), "recall": float(r)} for p, r in shares],
-    }
-    if swept is not None:
-        half = replace(test, tau=HALF)
-        gain, p_value = difference(half, test)
-        result["at_half"] = as_json(score(half, ranks=False))
-        result["tau_gain"] = {"balanced_accuracy": {**asdict(gain), "p_value": p_value}}
-    return result
+    return tuple(ClassScore(precision=float(p), recall=float(r)) for p, r in shares)
 
 
-def _calibration(subject: Subject, test: Scored) -> tuple[calibration.Calibrator, dict[str, Any]]:
+def _calibration(subject: Subject, test: Scored) -> tuple[calibration.Calibrator, Calibration]:
     if subject.val is None:
-        return _same, {"chosen": None, "methods": {}}
+        return _same, Calibration(chosen=None, methods={})
     val = subject.val.scored
     chosen = calibration.choose(val.labels, val.probabilities, val.groups)
     fitted = {
@@ -156,87 +173,115 @@ def _calibration(subject: Subject, test: Scored) -> tuple[calibration.Calibrator
     for name, calibrate in fitted.items():
         values = replace(test, probabilities=calibrate(test.probabilities), tau=None)
         found = score(values, ranks=False, num=BASELINE_REPLICATES)
-        methods[name] = as_json({key: found[key] for key in ("ece", "log_loss", "brier")})
-    return fitted[chosen], {"chosen": chosen, "methods": methods}
+        methods[name] = {key: found[key] for key in ("ece", "log_loss", "brier")}
+    return fitted[chosen], Calibration(chosen=chosen, methods=methods)
 
 
 def _axon_model(
     val: Part | None, calibrate: calibration.Calibrator, num_classes: int
 ) -> neurons.AxonModel:
-    if val is None:
-        even = np.full(num_classes, -np.log(num_classes))
-        return neurons.AxonModel(correlation=1.0, log_rate=even, log_prior=even)
-    calibrated = calibrate(val.scored.probabilities)
-    return neurons.fit_axon_model(replace(val.scored, probabilities=calibrated))
+    if val is None or not val.has_neurons:
+        return neurons.even_axon_model(num_classes)
+    known = subset(val.scored, val.known)
+    return neurons.fit_axon_model(replace(known, probabilities=calibrate(known.probabilities)))
 
 
 def _neurons(
-    test: Scored, calibrated: Floats, model: neurons.AxonModel
-) -> tuple[Floats, dict[str, Any]]:
+    subject: Subject, test: Scored, calibrate: calibration.Calibrator
+) -> tuple[Neurons | None, OfNeurons | None]:
+    if not subject.test.has_neurons:
+        return None, None
+    test = subset(test, subject.test.known)
+    model = _axon_model(subject.val, calibrate, subject.num_classes)
+    calibrated = calibrate(test.probabilities)
     methods = neurons.consensus(test, calibrated, model)
     keys = ("balanced_accuracy", "accuracy", "log_loss", "ece")
-    scores = {}
+    scores: dict[str, Intervals] = {}
     for name, values in methods.items():
         found = score(neurons.as_neurons(test, values), ranks=False, num=BASELINE_REPLICATES)
         kept = keys if name in {"independent", "correlated"} else keys[:2]
-        scores[name] = as_json({key: found[key] for key in kept})
+        scores[name] = {key: found[key] for key in kept}
     curve = neurons.accuracy_by_synapses(test, calibrated, model)
-    posteriors = methods["correlated"]
-    truth = strata_of(test.labels, test.groups, test.num_groups)
-    sure, right = posteriors.max(axis=1), (posteriors.argmax(axis=1) == truth).astype(float)
+    consensus = Neurons(
+        correlation=model.correlation if model.measured else None,
+        methods=scores,
+        by_synapses=curve,
+        needed={f"{t:.2f}": neurons.synapses_needed(curve, t) for t in neurons.TARGETS},
+        synapses_per_neuron=float(np.median(np.bincount(test.groups))),
+    )
+    ids = subject.test.neuron_ids[: test.num_groups]
+    return consensus, OfNeurons(scored=test, neuron_ids=ids, posteriors=methods["correlated"])
+
+
+def sure_and_right(
+    test: Scored, calibrated: Floats, of_neurons: OfNeurons | None
+) -> dict[str, tuple[Floats, Floats]]:
+    """Return how sure each synapse, and each known neuron, is called, and whether rightly."""
     own = np.take_along_axis(calibrated, test.predicted[:, None], axis=1)[:, 0]
-    hits = (test.predicted == test.labels).astype(float)
-    return posteriors, {
-        "correlation": model.correlation,
-        "methods": scores,
-        "by_synapses": curve,
-        "needed": {f"{t:.2f}": neurons.synapses_needed(curve, t) for t in neurons.TARGETS},
-        "coverage": {
-            "synapses": {f"{t:.2f}": neurons.coverage_at(own, hits, t) for t in neurons.TARGETS},
-            "neurons": {f"{t:.2f}": neurons.coverage_at(sure, right, t) for t in neurons.TARGETS},
-        },
-        "synapses_per_neuron": float(np.median(np.bincount(test.groups))),
+    result = {"synapses": (own, (test.predicted == test.labels).astype(float))}
+    if of_neurons is not None:
+        known, posteriors = of_neurons.scored, of_neurons.posteriors
+        truth = strata_of(known.labels, known.groups, known.num_groups)
+        right = (posteriors.argmax(axis=1) == truth).astype(float)
+        result["neurons"] = posteriors.max(axis=1), right
+    return result
+
+
+def _coverage(
+    test: Scored, calibrated: Floats, of_neurons: OfNeurons | None
+) -> dict[str, dict[str, float]]:
+    return {
+        what: {f"{t:.2f}": neurons.coverage_at(sure, right, t) for t in neurons.TARGETS}
+        for what, (sure, right) in sure_and_right(test, calibrated, of_neurons).items()
     }
 
 
-def _suspects(subject: Subject, test: Scored) -> tuple[Ints, dict[str, Any]]:
-    if subject.val:
-        belief = suspects.learn(subject.val.scored)
+def _suspects(subject: Subject, test: Scored) -> tuple[Ints, Suspects | None]:
+    part, val = subject.test, subject.val
+    if not part.has_neurons:
+        return np.zeros(0, np.int64), None
+    if val and val.has_neurons:
+        belief = suspects.learn(subset(val.scored, val.known))
     else:
-        model = _axon_model(None, _same, subject.num_classes)
-        belief = suspects.Belief(calibrate=_same, model=model)
-    ids = subject.test.neuron_ids
-    mixed = suspects.mixed_neurons(belief, test, ids)
-    wrong = suspects.mislabelled_neurons(belief, test, ids)
-    odd = suspects.odd_synapses(belief, test)
-    calibrated = belief.calibrate(test.probabilities)
-    return odd, {
-        "val_neurons_left_out": belief.left_out,
-        "mixed_neurons": {"count": len(mixed), "listed": mixed[: suspects.LISTED]},
-        "mislabelled_neurons": {"count": len(wrong), "listed": wrong[: suspects.LISTED]},
-        "odd_synapses": {
-            "count": len(odd),
-            "listed": suspects.describe(subject.test.frame, odd, calibrated),
-        },
-    }
+        model = neurons.even_axon_model(subject.num_classes)
+        belief = suspects.Belief(calibrate=_calibration_of(val), model=model)
+    known = subset(test, part.known)
+    mixed = suspects.mixed_neurons(belief, known, part.neuron_ids)
+    wrong = suspects.mislabelled_neurons(belief, known, part.neuron_ids)
+    odd = np.flatnonzero(part.known)[suspects.odd_synapses(belief, known)]
+    listed = suspects.describe(part.frame, odd, belief.calibrate(test.probabilities))
+    most = suspects.LISTED
+    return odd, Suspects(
+        val_neurons_left_out=belief.left_out,
+        mixed_neurons=MixedNeurons(count=len(mixed), listed=tuple(mixed[:most])),
+        mislabelled_neurons=MislabelledNeurons(count=len(wrong), listed=tuple(wrong[:most])),
+        odd_synapses=OddSynapses(count=len(odd), listed=listed),
+    )
+
+
+def _calibration_of(val: Part | None) -> calibration.Calibrator:
+    if val is None:
+        return _same
+    labels, values = val.scored.labels, val.scored.probabilities
+    return calibration.fit(calibration.choose(labels, values, val.scored.groups), labels, values)
 
 
 def _same(probabilities: Floats) -> Floats:
     return probabilities
 
 
-def _stress(subject: Subject, tau: float | None, name: str) -> dict[str, Any]:
-    found = compare(subject.test, subject.stress[name], (tau, tau), ("balanced_accuracy", "auroc"))
+def _stress(subject: Subject, tau: float | None, name: str) -> Stress:
+    cost = compare(subject.test, subject.stress[name], (tau, tau), ("balanced_accuracy", "auroc"))
     scored = score(replace(subject.stress[name].scored, tau=tau), num=BASELINE_REPLICATES)
-    return {
-        "name": name,
-        "balanced_accuracy": asdict(scored["balanced_accuracy"]),
-        "auroc": asdict(scored["auroc"]),
-        "cost": found["metrics"],
-    }
+    return Stress(
+        name=name,
+        balanced_accuracy=scored["balanced_accuracy"],
+        auroc=scored["auroc"],
+        cost=cost,
+    )
 
 
-def _counts(subject: Subject, tables: Tables | None) -> dict[str, dict[str, dict[str, int]]]:
+def _counts(subject: Subject, tables: Tables | None) -> dict[str, dict[str, Count]]:
     frames = {"test": subject.test.frame}
     if subject.val:
         frames = {"val": subject.val.frame, **frames}
@@ -246,20 +291,21 @@ def _counts(subject: Subject, tables: Tables | None) -> dict[str, dict[str, dict
     return {split: _class_counts(frame, names) for split, frame in frames.items()}
 
 
-def _class_counts(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    labels = baselines.labels_of(frame)
-    ids = frame["neuron_id" if "neuron_id" in frame else "pre_root_id"].to_numpy(np.int64)
+def _class_counts(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, Count]:
+    labels, ids = baselines.labels_of(frame), neuron_ids_of(frame)
+    known = np.unique(ids[ids != 0])
     return {
-        name: {
-            "synapses": int((labels == code).sum()),
-            "neurons": len(pd.unique(ids[(labels == code) & (ids != 0)]))
-            + int((ids[labels == code] == 0).sum()),
-        }
+        name: Count(
+            synapses=int((labels == code).sum()),
+            neurons=len(np.intersect1d(ids[labels == code], known)) if len(known) > 1 else None,
+        )
         for code, name in enumerate(names)
     }
 
 
-def _baselines(subject: Subject, tables: Tables | None, options: Options) -> dict[str, Any]:
+def _baselines(
+    subject: Subject, tables: Tables | None, options: Options
+) -> dict[str, Baseline]:
     guesses: dict[str, Guess] = {}
     if tables is None:
         source = subject.val.frame if subject.val else subject.test.frame
@@ -272,21 +318,23 @@ def _baselines(subject: Subject, tables: Tables | None, options: Options) -> dic
         guesses["majority"] = replace(guess, note=f"the most frequent class of the {split} split")
     else:
         guesses["majority"] = baselines.majority(tables)
-        guesses["metadata"] = baselines.metadata(tables)
-        guesses["connectivity"] = baselines.connectivity(tables)
-        guesses["connectivity_leaked"] = baselines.leaked_connectivity(tables)
+        if baselines.known_features(tables):
+            guesses["metadata"] = baselines.metadata(tables)
+        if baselines.has_partners(tables):
+            guesses["connectivity"] = baselines.connectivity(tables)
+            guesses["connectivity_leaked"] = baselines.leaked_connectivity(tables)
         if options.images:
             guesses["hog_forest"] = baselines.hog_forest(tables, _reader(subject, tables))
     return {name: _score_guess(subject, guess, options) for name, guess in guesses.items()}
 
 
-def _score_guess(subject: Subject, guess: Guess, options: Options) -> dict[str, Any]:
+def _score_guess(subject: Subject, guess: Guess, options: Options) -> Baseline:
     tau = None if subject.num_classes > 2 else HALF
     if subject.val is not None and tau is not None:
         tau = sweep(subject.val.scored.labels, guess.val[:, 1], options.criterion).tau
     scored = replace(subject.test.scored, probabilities=guess.test, tau=tau)
     found = score(scored, num=BASELINE_REPLICATES)
-    return {"note": guess.note, "tau": tau, "metrics": as_json(found)}
+    return Baseline(note=guess.note, tau=tau, metrics=found)
 
 
 def _reader(subject: Subject, tables: Tables) -> Callable[[str, Ints], baselines.Images]:
@@ -308,55 +356,24 @@ def _found_rows(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:
     return rows
 
 
-def _audit(subject: Subject, tables: Tables | None, options: Options) -> list[Finding]:
+def _audit(subject: Subject, tables: Tables | None, options: Options) -> Audit:
     shards = subject.shards
     if shards is None or tables is None:
         frames = {"test": subject.test.frame}
         if subject.val:
             frames = {"val": subject.val.frame, **frames}
-        return audit_tables(frames, None)
-    splits = [split for split in shards.manifest.splits if len(shards.index(split))]
+        return _audited(audit_tables(frames, None), list(frames))
+    splits = [s for s in SPLITS if s in shards.manifest.splits and len(shards.index(s))]
     found = audit_tables({s: index_frame(shards, s) for s in splits}, box_nm(subject))
     if not options.images:
-        return found
+        return _audited(found, splits)
     images = {}
     for split in splits:
         length = len(shards.index(split))
         rows = np.linspace(0, length - 1, min(length, AUDIT_IMAGES)).astype(np.int64)
         images[split] = images_of(subject, split, rows)
-    return found + audit_images(images)
+    return _audited(found + audit_images(images), splits)
 
 
-def _notes(subject: Subject, tables: Tables | None, options: Options) -> list[str]:
-    notes = []
-    if subject.val is None:
-        notes.append(
-            "No validation predictions: the threshold is 0.5, nothing is calibrated, and the "
-            "correlation within axons is taken as 1."
-        )
-    if tables is None:
-        notes.append(
-            "No shard set is known for these predictions: no pictures, no baselines that need "
-            "the training split, and the split audit covers only the predictions' own tables."
-        )
-    elif not options.images:
-        notes.append("Pictures were left out: no gallery, image baseline or image duplicates.")
-    if subject.num_classes > 2:
-        notes.append("More than two classes: the most probable one is predicted, no threshold.")
-    for split, part in (("validation", subject.val), ("test", subject.test)):
-        if part is None:
-            continue
-        own = strata_of(part.scored.labels, part.scored.groups, part.scored.num_groups)
-        fewest = int(np.bincount(own, minlength=subject.num_classes).min())
-        if fewest < FEW_NEURONS:
-            notes.append(
-                f"Few neurons: one class has {fewest} in {split}; what is read from them may not "
-                "hold for others"
-                + (", and a class of one neuron has no interval." if fewest < 2 else ".")
-            )
-        if part.num_alone:
-            notes.append(
-                f"{part.num_alone} of {len(part.frame)} {split} synapses have no known neuron: "
-                "each counts as its own, so that intervals may be too narrow."
-            )
-    return notes
+def _audited(findings: list[Finding], splits: list[str]) -> Audit:
+    return Audit(findings=tuple(findings), unchecked=unchecked(findings, splits))

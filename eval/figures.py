@@ -6,7 +6,7 @@ that stands for it where it cannot be seen.
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogitLocator, LogLocator, MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from eval.metrics import ECE_BINS, confidence_and_hits
 from eval.predictions import Floats, Ints
+from eval.results import FromSynapses, Interval, Intervals
+from eval.text import show_probability
 from eval.threshold import Sweep
+
+Names = tuple[str, ...]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")
 INK, FAINT = "#1f2933", "#b8c2cc"
 CURVE_POINTS = 400
+EXTREME = 0.01  # a threshold nearer to 0 or 1 is drawn over log odds
 CURVE_ROWS = 200_000  # more draw the same curve
 STYLE: Any = {
     "font.size": 9.0,
@@ -66,24 +71,24 @@ def _figure(canvas: Canvas, alt: str, caption: str = "") -> Figure:
     return Figure(uri=f"data:image/svg+xml;base64,{text}", alt=alt, caption=caption)
 
 
-def forest(rows: list[tuple[str, dict[str, Any], bool]], label: str, chance: float) -> Figure:
+def forest(rows: list[tuple[str, Interval, bool]], label: str, chance: float) -> Figure:
     """Draw values with intervals, one below the other; (name, interval, whether it is a model)."""
     with _canvas(7.0, 0.9 + 0.32 * len(rows)) as (canvas, (axes,)):
         for place, (_, value, is_model) in enumerate(reversed(rows)):
             colour = COLOURS[0] if is_model else "#5f6b76"
-            if value["low"] is not None:
-                axes.plot([value["low"], value["high"]], [place, place], color=colour, lw=2)
+            if value.low is not None:
+                axes.plot([value.low, value.high], [place, place], color=colour, lw=2)
             marker = "o" if is_model else "D"
-            axes.plot(value["value"], place, marker, color=colour, ms=7 if is_model else 5)
+            axes.plot(value.value, place, marker, color=colour, ms=7 if is_model else 5)
         axes.axvline(chance, color=INK, lw=0.8, ls=":")
         axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"{label} (dotted: chance)")
-        said = "; ".join(f"{name} {value['value']:.3f}" for name, value, _ in rows)
+        said = "; ".join(f"{name} {value.value:.3f}" for name, value, _ in rows)
         return _figure(canvas, f"{label} with 95 % intervals: {said}.")
 
 
-def confusion_matrix(counts: Ints, names: list[str]) -> Figure:
+def confusion_matrix(counts: Ints, names: Names) -> Figure:
     """Draw counts and the share of each true class."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.2 + 0.95 * len(names)
@@ -104,7 +109,7 @@ def confusion_matrix(counts: Ints, names: list[str]) -> Figure:
 
 
 def ranking_curves(
-    labels: Ints, probabilities: Floats, names: list[str], metrics: dict[str, Any]
+    labels: Ints, probabilities: Floats, names: Names, metrics: Intervals
 ) -> Figure:
     """Draw the ROC curve and the precision-recall curve."""
     drawn = np.linspace(0, len(labels) - 1, min(len(labels), CURVE_ROWS)).astype(np.int64)
@@ -123,7 +128,7 @@ def ranking_curves(
         recall.set(xlabel="recall", ylabel="precision", ylim=(0.0, 1.03))
         if len(classes) > 1:
             roc.legend()
-        areas = metrics["auroc"]["value"], metrics["average_precision"]["value"]
+        areas = metrics["auroc"].value, metrics["average_precision"].value
         roc.set_title(f"ROC, area {areas[0]:.3f}", fontsize=9)
         recall.set_title(f"Precision-recall, average precision {areas[1]:.3f}", fontsize=9)
         alt = f"ROC curve with area {areas[0]:.3f}, precision-recall with {areas[1]:.3f}."
@@ -137,14 +142,21 @@ def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 def threshold_curve(swept: Sweep, criterion: str) -> Figure:
     """Draw the validation criterion against the threshold."""
-    label = criterion.replace("_", " ")
+    label, tau = criterion.replace("_", " "), show_probability(swept.tau)
+    extreme = not EXTREME < swept.tau < 1.0 - EXTREME
     with _canvas(3.4, 2.8) as (canvas, (axes,)):
-        axes.plot(swept.taus, swept.values, color=COLOURS[0])
+        axes.plot(swept.taus, swept.values, color=COLOURS[0], marker="." if extreme else "")
         axes.axvline(swept.tau, color=COLOURS[1], lw=1.2)
         axes.axvline(0.5, color=FAINT, lw=1, ls=":")
-        axes.set(xlabel="threshold τ", ylabel=f"{label} on validation", xlim=(0, 1))
-        alt = f"{label} on validation against τ; the best, {swept.value:.3f}, at {swept.tau:.3f}."
-        caption = f"τ = {swept.tau:.3f} is the best on validation (dotted: 0.5)"
+        axes.set(xlabel="threshold τ", ylabel=f"{label} on validation")
+        if extreme:
+            axes.set_xscale("logit", use_overline=True)
+            axes.minorticks_off()
+            axes.xaxis.set_major_locator(LogitLocator(nbins=4))
+        else:
+            axes.set_xlim(0, 1)
+        alt = f"{label} on validation against τ; the best, {swept.value:.3f}, at {tau}."
+        caption = f"τ = {tau} is the best on validation (dotted: 0.5)"
         return _figure(canvas, alt, caption)
 
 
@@ -181,7 +193,7 @@ def _reliability_points(labels: Ints, probabilities: Floats) -> tuple[Floats, Fl
     return sums[0] / count[filled], sums[1] / count[filled], count[filled] / len(said)
 
 
-def per_neuron(truth: Ints, posteriors: Floats, counts: Ints, names: list[str]) -> Figure:
+def per_neuron(truth: Ints, posteriors: Floats, counts: Ints, names: Names) -> Figure:
     """Draw each neuron's posterior of its own class against its number of synapses."""
     own = posteriors[np.arange(len(truth)), truth]
     rows = np.unique(np.linspace(0, len(own) - 1, min(len(own), 1500)).astype(np.int64))
@@ -204,17 +216,17 @@ def per_neuron(truth: Ints, posteriors: Floats, counts: Ints, names: list[str]) 
         return _figure(canvas, alt, "Neurons by consensus (correlated posterior)")
 
 
-def by_synapses(curve: list[dict[str, float]]) -> Figure:
+def by_synapses(curve: Sequence[FromSynapses]) -> Figure:
     """Draw neurons' accuracy against the number of synapses used."""
     with _canvas(3.4, 2.8) as (canvas, (axes,)):
-        x = [row["synapses"] for row in curve]
-        axes.plot(x, [row["balanced_accuracy"] for row in curve], "o-", color=COLOURS[0], ms=4)
+        x = [row.synapses for row in curve]
+        axes.plot(x, [row.balanced_accuracy for row in curve], "o-", color=COLOURS[0], ms=4)
         for target in (0.95, 0.99):
             axes.axhline(target, color=FAINT, lw=1, ls=":")
         axes.set(xlabel="synapses used", ylabel="neurons' balanced accuracy", xscale="log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.minorticks_off()
-        said = "; ".join(f"{r['synapses']:g}: {r['balanced_accuracy']:.3f}" for r in curve)
+        said = "; ".join(f"{r.synapses}: {r.balanced_accuracy:.3f}" for r in curve)
         alt = f"Balanced accuracy of neurons against synapses used: {said}."
         return _figure(canvas, alt, "What more synapses bring (dotted: 95 %, 99 %)")
 
@@ -227,7 +239,7 @@ def coverage(curves: dict[str, tuple[Floats, Floats]]) -> Figure:
                       ls="-" if name == "synapses" else "--")  # fmt: skip
         axes.set(xlabel="share decided", ylabel="accuracy of the decided", xlim=(0, 1.02))
         axes.legend()
-        alt = "Accuracy against the share of synapses and neurons decided, surest first."
+        alt = f"Accuracy against the share of {' and '.join(curves)} decided, surest first."
         return _figure(canvas, alt, "What abstaining brings")
 
 

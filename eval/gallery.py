@@ -14,14 +14,19 @@ from PIL import Image
 from eval.baselines import Images
 from eval.bootstrap import SEED, Scored
 from eval.evaluate import Evaluation
+from eval.neurons import log_odds_above
 from eval.predictions import Floats, Ints
 from eval.subject import Subject, images_of, rows_in_index
-from eval.suspects import LISTED
+from eval.suspects import LISTED, place_of
+from eval.text import show_probability
 
 PER_GROUP = {"patch": 12, "cube": 6}
 QUALITY = 75
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
 PUBLIC = ("http://", "https://", "s3://", "gs://")
+
+
+Shown = tuple[tuple[str, str], ...]  # class, probability
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +52,30 @@ class Card:
     true: str
     predicted: str
     right: bool
-    probabilities: tuple[tuple[str, float], ...]
+    probabilities: Shown
+    tau: str  # empty where none decides
+    calibrated: Shown  # empty where nothing is calibrated
     link: str | None
 
 
 def choose_rows(scored: Scored, probabilities: Floats, count: int) -> dict[str, Ints]:
-    """Return rows to show by group: drawn right and wrong, the surest wrong, the least sure."""
+    """Return rows to show by group: drawn right and wrong, the surest wrong, the least sure.
+
+    With a threshold, sure is far from it in log odds; else by calibrated `probabilities` (n, k).
+    """
     rng = np.random.default_rng(SEED)
-    predicted = scored.predicted
-    right = predicted == scored.labels
-    sure = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    right = scored.predicted == scored.labels
     wrong = np.flatnonzero(~right)
-    top = np.sort(probabilities, axis=1)
+    if scored.tau is None:
+        top = np.sort(probabilities, axis=1)
+        sure = top[:, -1] - top[:, -2]
+    else:
+        sure = np.abs(log_odds_above(scored.probabilities[:, 1], scored.tau))
     return {
         "Right (drawn at random)": _some(np.flatnonzero(right), count, rng),
         "Wrong (drawn at random)": _some(wrong, count, rng),
         "Most confident and wrong": wrong[np.argsort(-sure[wrong], kind="stable")][:count],
-        "Most uncertain": np.argsort(top[:, -1] - top[:, -2], kind="stable")[:count],
+        "Most uncertain": np.argsort(sure, kind="stable")[:count],
     }
 
 
@@ -92,20 +104,36 @@ def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]
 
 
 def _card(found: Evaluation, row: int, stack: Stack, link: str | None) -> Card:
-    names = found.subject.info.class_names
-    record = record_of(found.subject.test.frame, row)
-    predicted, true = int(found.test.predicted[row]), int(found.test.labels[row])
-    shown = zip(names, found.test.probabilities[row].tolist(), strict=True)
+    names, test = found.run.class_names, found.test
+    predicted, true = int(test.predicted[row]), int(test.labels[row])
+    neuron = int(found.subject.test.neuron_ids[test.groups[row]])
     return Card(
         stack=stack,
-        name=str(record["synapse_id"] if "synapse_id" in record else record["key"]),
-        neuron=str(record.get("neuron_id", "")),
+        name=_name(found.subject.test.frame, row),
+        neuron=str(neuron) if neuron else "",
         true=names[true],
         predicted=names[predicted],
         right=predicted == true,
-        probabilities=tuple(shown),
+        probabilities=_shown(names, test.probabilities[row], test.tau),
+        tau="" if test.tau is None else show_probability(test.tau),
+        calibrated=_shown(names, found.calibrated[row], None)
+        if found.run.calibration.chosen not in (None, "none")
+        else (),
         link=link,
     )
+
+
+def _name(frame: pd.DataFrame, row: int) -> str:
+    """Return a synapse's id, its key where the id is not known."""
+    names = [name for name in ("synapse_id", "key") if name in frame and frame[name].iloc[row]]
+    return str(frame[names[0]].iloc[row]) if names else "unknown"
+
+
+def _shown(names: tuple[str, ...], values: Floats, tau: float | None) -> Shown:
+    """Return each class's probability as text, of two classes the second's."""
+    pairs = list(zip(names, values.tolist(), strict=True))
+    kept = pairs[1:] if len(pairs) == 2 else pairs
+    return tuple((name, show_probability(value, tau)) for name, value in kept)
 
 
 def draw(image: Images, stretch: float) -> Stack:
@@ -145,9 +173,9 @@ def neuroglancer_link(
     record, volume = record_of(frame, row), volume_of(subject)
     source = public_source(volume.get("path"))
     precomputed = volume.get("format", "precomputed") == "precomputed"
-    if source is None or not precomputed or "center_x_nm" not in record:
+    nm = place_of(frame, row)
+    if source is None or not precomputed or nm is None:
         return None
-    nm = [float(record[f"center_{axis}_nm"]) for axis in "xyz"]
     layers: list[dict[str, Any]] = [{"type": "image", "source": source, "name": "EM"}]
     if segments := public_source(segmentation or volume.get("segmentation")):
         roots = [str(record[name]) for name in ("pre_root_id", "post_root_id") if record.get(name)]
@@ -176,17 +204,18 @@ def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list
     A neuron's leads to that of its synapses that is the least like its label.
     """
     subject, frame = found.subject, found.subject.test.frame
-    if neuroglancer_link(subject, frame, 0, segmentation) is None:
+    suspects = found.run.suspects
+    if suspects is None or not volume_of(subject):
         return {}
     own = found.calibrated[np.arange(len(frame)), found.test.labels]
     order = np.argsort(own, kind="stable")
     ids = subject.test.neuron_ids[found.test.groups[order]]
     least = dict(zip(*np.unique(ids, return_index=True), strict=True))
-    suspects = found.document["suspects"]
-    rows: dict[str, list[int]] = {
-        name: [int(order[least[one["neuron_id"]]]) for one in suspects[name]["listed"]]
-        for name in ("mixed_neurons", "mislabelled_neurons")
+    listed = {
+        "mixed_neurons": [one.neuron_id for one in suspects.mixed_neurons.listed],
+        "mislabelled_neurons": [one.neuron_id for one in suspects.mislabelled_neurons.listed],
     }
+    rows = {name: [int(order[least[one]]) for one in own_ids] for name, own_ids in listed.items()}
     rows["odd_synapses"] = list(found.odd_rows[:LISTED])
     return {
         name: [neuroglancer_link(subject, frame, row, segmentation) for row in own_rows]

@@ -8,6 +8,7 @@ with p calibrated, rate the classes' share of synapses, prior their share of neu
 intraclass correlation (one-way ANOVA, neurons within classes): all of them from validation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import special
 from eval.bootstrap import SEED, Scored, strata_of
 from eval.metrics import confusion
 from eval.predictions import Floats, Ints
+from eval.results import FromSynapses
 
 SMALLEST_P = 1e-4  # no single synapse may decide more than that
 TARGETS = (0.95, 0.99)
@@ -31,6 +33,7 @@ class AxonModel:
     correlation: float  # ρ
     log_rate: Floats  # (k,)
     log_prior: Floats  # (k,)
+    measured: bool = True  # whether ρ is; else an axon counts as one synapse
 
 
 def group_sums(values: Floats, groups: Ints, num_groups: int) -> Floats:
@@ -46,23 +49,32 @@ def fit_axon_model(val: Scored) -> AxonModel:
     rate = (np.bincount(val.labels, minlength=k) + 1.0) / (len(val.labels) + k)
     prior = (np.bincount(own, minlength=k) + 1.0) / (val.num_groups + k)
     evidence = np.log(np.clip(val.probabilities, SMALLEST_P, 1.0)) - np.log(rate)
+    correlation = intraclass_correlation(evidence, val.groups, own[val.groups])
     return AxonModel(
-        correlation=intraclass_correlation(evidence, val.groups, own[val.groups]),
+        correlation=1.0 if correlation is None else correlation,
         log_rate=np.log(rate),
         log_prior=np.log(prior),
+        measured=correlation is not None,
     )
 
 
-def intraclass_correlation(values: Floats, groups: Ints, classes: Ints) -> float:
+def even_axon_model(num_classes: int) -> AxonModel:
+    """Return what is held of axons where validation says nothing of them."""
+    even = np.full(num_classes, -np.log(num_classes))
+    return AxonModel(correlation=1.0, log_rate=even, log_prior=even, measured=False)
+
+
+def intraclass_correlation(values: Floats, groups: Ints, classes: Ints) -> float | None:
     """Return the correlation in [0, 1] of rows (n, k) of one group, around their class's mean.
 
-    ANOVA estimator for groups of unequal size (Donner 1986), groups nested in classes.
+    None where there is nothing to estimate it from: no group of several rows, or no spread. ANOVA
+    estimator for groups of unequal size (Donner 1986), groups nested in classes.
     """
     _, groups = np.unique(groups, return_inverse=True)
     _, classes = np.unique(classes, return_inverse=True)
     m, c = int(groups.max()) + 1, int(classes.max()) + 1
     if m <= c or len(values) <= m:
-        return 1.0  # nothing to estimate it from: count an axon as one synapse
+        return None
     values = values - values.mean(axis=1, keepdims=True)
     size, class_size = np.bincount(groups), np.bincount(classes)
     class_mean = group_sums(values, classes, c) / class_size[:, None]
@@ -73,7 +85,7 @@ def intraclass_correlation(values: Floats, groups: Ints, classes: Ints) -> float
     within = float(((values - group_mean[groups]) ** 2).sum()) / (len(values) - m)
     typical = (len(values) - float((size**2 / class_size[own]).sum())) / (m - c)
     total = between + (typical - 1.0) * within
-    return float(np.clip((between - within) / total, 0.0, 1.0)) if total > 0 else 1.0
+    return float(np.clip((between - within) / total, 0.0, 1.0)) if total > 0 else None
 
 
 def evidence_of(model: AxonModel, probabilities: Floats) -> Floats:
@@ -97,10 +109,7 @@ def consensus(scored: Scored, calibrated: Floats, model: AxonModel) -> dict[str,
     k, m = scored.probabilities.shape[1], scored.num_groups
     counts = np.bincount(scored.groups, minlength=m)
     votes = group_sums(np.eye(k)[scored.predicted], scored.groups, m) / counts[:, None]
-    logs = np.log(np.clip(scored.probabilities, SMALLEST_P, 1.0))
-    if scored.tau is not None:
-        shift = np.log([max(1.0 - scored.tau, SMALLEST_P), max(scored.tau, SMALLEST_P)])
-        logs = logs - shift
+    logs = _logs_against(scored.probabilities, scored.tau)
     mean_logit = special.softmax(group_sums(logs, scored.groups, m) / counts[:, None], axis=1)
     sums = group_sums(evidence_of(model, calibrated), scored.groups, m)
     return {
@@ -109,6 +118,22 @@ def consensus(scored: Scored, calibrated: Floats, model: AxonModel) -> dict[str,
         "independent": posterior(replace(model, correlation=0.0), sums, counts),
         "correlated": posterior(model, sums, counts),
     }
+
+
+def _logs_against(probabilities: Floats, tau: float | None) -> Floats:
+    """Return log probabilities (n, k), with `tau` moved so that it is even odds."""
+    if tau is None:
+        return np.asarray(np.log(np.clip(probabilities, SMALLEST_P, 1.0)))
+    odds = log_odds_above(probabilities[:, 1], tau)
+    reach = -float(special.logit(SMALLEST_P))
+    return np.asarray(special.log_expit(np.stack([-odds, odds], axis=1).clip(-reach, reach)))
+
+
+def log_odds_above(values: Floats, tau: float) -> Floats:
+    """Return the log odds (n,) of probabilities less those of `tau`: infinite at 0 and at 1."""
+    with np.errstate(invalid="ignore"):
+        odds = special.logit(values) - special.logit(tau)
+    return np.where(values == tau, 0.0, odds)
 
 
 def as_neurons(scored: Scored, probabilities: Floats) -> Scored:
@@ -124,11 +149,10 @@ def as_neurons(scored: Scored, probabilities: Floats) -> Scored:
 
 def accuracy_by_synapses(
     scored: Scored, calibrated: Floats, model: AxonModel, *, seed: int = SEED
-) -> list[dict[str, float]]:
+) -> tuple[FromSynapses, ...]:
     """Return the neurons' balanced accuracy from s synapses each, for the s of `STEPS`.
 
-    A row: synapses, neurons (those that have as many), balanced_accuracy: the mean over `REPEATS`
-    draws without replacement.
+    It is the mean over `REPEATS` draws without replacement, of the neurons that have as many.
     """
     rng = np.random.default_rng(seed)
     k = calibrated.shape[1]
@@ -149,19 +173,21 @@ def accuracy_by_synapses(
             matrix = confusion(truth[own], guess, k).astype(np.float64)
             occurs = matrix.sum(axis=1) > 0
             values.append(float((np.diag(matrix)[occurs] / matrix.sum(axis=1)[occurs]).mean()))
-    return [
-        {"synapses": s, "neurons": int((size >= s).sum()), "balanced_accuracy": np.mean(v).item()}
+    return tuple(
+        FromSynapses(
+            synapses=s, neurons=int((size >= s).sum()), balanced_accuracy=float(np.mean(v))
+        )
         for s, v in right.items()
-    ]
+    )
 
 
-def synapses_needed(curve: list[dict[str, float]], target: float) -> int | None:
+def synapses_needed(curve: Sequence[FromSynapses], target: float) -> int | None:
     """Return the fewest synapses from which on the curve stays at or above `target`, or None."""
     needed = None
     for row in reversed(curve):
-        if row["balanced_accuracy"] < target:
+        if row.balanced_accuracy < target:
             break
-        needed = int(row["synapses"])
+        needed = row.synapses
     return needed
 
 

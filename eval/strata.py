@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from eval.bootstrap import Scored, score
 from eval.predictions import CENTERS, Floats
+from eval.results import Stratum
 
 SMALLEST_STRATUM = 20
 PARTS = 4
@@ -42,9 +42,9 @@ def strata(frame: pd.DataFrame, train_centers: Floats | None) -> Iterator[tuple[
 
 
 def score_strata(
-    scored: Scored, frame: pd.DataFrame, train_centers: Floats | None
-) -> list[dict[str, Any]]:
-    """Return a row a stratum: what, which, synapses, neurons, accuracies with intervals."""
+    scored: Scored, known: Mask, frame: pd.DataFrame, train_centers: Floats | None
+) -> tuple[Stratum, ...]:
+    """Return a row a stratum; `known` (n,) are the samples of known neurons."""
     rows = []
     found_strata = list(strata(frame, train_centers))
     parts = Counter(what for what, _, _ in found_strata)
@@ -54,19 +54,19 @@ def score_strata(
         part = subset(scored, mask)
         found = score(part, ranks=False, num=REPLICATES)
         rows.append(
-            {
-                "what": what,
-                "which": which,
-                "synapses": len(part.labels),
-                "neurons": part.num_groups,
-                "class_counts": np.bincount(
-                    part.labels, minlength=scored.probabilities.shape[1]
-                ).tolist(),
-                "balanced_accuracy": asdict(found["balanced_accuracy"]),
-                "accuracy": asdict(found["accuracy"]),
-            }
+            Stratum(
+                what=what,
+                which=which,
+                synapses=len(part.labels),
+                neurons=len(np.unique(scored.groups[mask & known])) if known.any() else None,
+                class_counts=tuple(
+                    np.bincount(part.labels, minlength=scored.probabilities.shape[1]).tolist()
+                ),
+                balanced_accuracy=found["balanced_accuracy"],
+                accuracy=found["accuracy"],
+            )
         )
-    return rows
+    return tuple(rows)
 
 
 def subset(scored: Scored, mask: Mask) -> Scored:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from eval.baselines import Images, Tables
@@ -22,15 +23,34 @@ from shards.schema import IDENTITY_COLUMNS, UNLABELLED
 from shards.shardset import ShardSet, open_shards
 
 
+Mask = npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """One split: its labelled rows, ready to be scored, with their table."""
 
     frame: pd.DataFrame  # (n) labelled rows
     scored: Scored  # with no threshold yet
-    neuron_ids: Ints  # (m,) of the groups; 0 where a synapse stands for itself
+    neuron_ids: Ints  # (m,) of the groups, the unknown (0) last: such a synapse stands for itself
     num_unlabelled: int
     num_alone: int  # synapses without a known neuron, each its own group
+
+    @property
+    def known(self) -> Mask:
+        """Which rows (n,) have a known neuron; none where there are fewer than two neurons."""
+        num_known = len(self.neuron_ids) - self.num_alone
+        return np.asarray(self.scored.groups < (num_known if num_known >= 2 else 0))
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether two neurons at least are known."""
+        return len(self.neuron_ids) - self.num_alone >= 2
+
+    @property
+    def num_neurons(self) -> int | None:
+        """The number of known neurons, None where fewer than two are."""
+        return len(self.neuron_ids) - self.num_alone if self.has_neurons else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +178,7 @@ def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part
             f"{where}: no labelled sample of class {empty} among {len(labels)}; every class must "
             "occur to be scored, predict a split that has them"
         )
-    ids = _neuron_column(frame, where=where)
+    ids = neuron_ids_of(frame)
     groups, neuron_ids, num_alone = _number_neurons(ids)
     if len(neuron_ids) < 2:
         raise ValueError(
@@ -181,14 +201,12 @@ def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part
     )
 
 
-def _neuron_column(frame: pd.DataFrame, *, where: str) -> Ints:
+def neuron_ids_of(frame: pd.DataFrame) -> Ints:
+    """Return each row's presynaptic neuron (n,), 0 where it is unknown."""
     for name in ("neuron_id", "pre_root_id"):
-        if name in frame:
+        if name in frame and frame[name].any():
             return frame[name].to_numpy(np.int64)
-    raise ValueError(
-        f"{where}: no neuron_id (or pre_root_id) column; add it, synapses of one neuron are not "
-        "independent and intervals go by neurons"
-    )
+    return np.zeros(len(frame), np.int64)
 
 
 def _number_neurons(ids: Ints) -> tuple[Ints, Ints, int]:

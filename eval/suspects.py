@@ -6,7 +6,6 @@ learned there for these lists is learned without the neurons that stand out them
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from eval.bootstrap import Scored, strata_of
 from eval.calibration import Calibrator, choose, fit
 from eval.neurons import AxonModel, evidence_of, fit_axon_model, group_sums, posterior
 from eval.predictions import CENTERS, Floats, Ints
+from eval.results import MislabelledNeuron, MixedNeuron, OddSynapse
 from eval.strata import subset
 
 SHARES = np.arange(0.1, 0.91, 0.1)
@@ -96,7 +96,7 @@ def mixture_scores(model: AxonModel, evidence: Floats, groups: Ints, num_groups:
     return np.asarray(gain / (1.0 + np.maximum(counts - 1, 0) * model.correlation))
 
 
-def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
+def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[MixedNeuron]:
     """Return neurons that two classes explain better than one, likeliest merge errors first.
 
     They must do so even without a neuron's oddest synapse: one alone is an odd synapse.
@@ -107,17 +107,19 @@ def mixed_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict
     votes = group_sums(onehot, scored.groups, scored.num_groups)
     found = np.flatnonzero((mixture > MIXED_AT) & (counts >= SYNAPSES_AT_LEAST))
     return [
-        {
-            "neuron_id": int(neuron_ids[j]),
-            "synapses": int(counts[j]),
-            "votes": [int(v) for v in votes[j]],
-            "log_ratio": round(float(mixture[j]), 2),
-        }
+        MixedNeuron(
+            neuron_id=int(neuron_ids[j]),
+            synapses=int(counts[j]),
+            votes=tuple(int(v) for v in votes[j]),
+            log_ratio=round(float(mixture[j]), 2),
+        )
         for j in found[np.argsort(-mixture[found], kind="stable")]
     ]
 
 
-def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> list[dict[str, Any]]:
+def mislabelled_neurons(
+    belief: Belief, scored: Scored, neuron_ids: Ints
+) -> list[MislabelledNeuron]:
     """Return neurons whose synapses are sure of another class than their label, surest first.
 
     Mixed neurons, whose synapses are of two classes, are none of these.
@@ -129,13 +131,13 @@ def mislabelled_neurons(belief: Belief, scored: Scored, neuron_ids: Ints) -> lis
     at_odds = (guess != truth) & (sure >= SURE) & (mixture <= MIXED_AT)
     found = np.flatnonzero(at_odds & (counts >= SYNAPSES_AT_LEAST))
     return [
-        {
-            "neuron_id": int(neuron_ids[j]),
-            "synapses": int(counts[j]),
-            "label": int(truth[j]),
-            "consensus": int(guess[j]),
-            "posterior": float(sure[j]),
-        }
+        MislabelledNeuron(
+            neuron_id=int(neuron_ids[j]),
+            synapses=int(counts[j]),
+            label=int(truth[j]),
+            consensus=int(guess[j]),
+            posterior=float(sure[j]),
+        )
         for j in found[np.argsort(-sure[found], kind="stable")]
     ]
 
@@ -162,15 +164,29 @@ def odd_synapses(belief: Belief, scored: Scored) -> Ints:
     return ordered
 
 
-def describe(frame: pd.DataFrame, rows: Ints, calibrated: Floats) -> list[dict[str, Any]]:
+def describe(frame: pd.DataFrame, rows: Ints, calibrated: Floats) -> tuple[OddSynapse, ...]:
     """Return identity, place and calibrated P(class) of rows, at most `LISTED`."""
-    names = ("synapse_id", "key", "neuron_id", *CENTERS)
-    return [
-        {
-            name: frame[name].iloc[row].item() if name != "key" else str(frame[name].iloc[row])
-            for name in names
-            if name in frame
-        }
-        | {"label": int(frame["label"].iloc[row]), "probabilities": calibrated[row].tolist()}
+    return tuple(
+        OddSynapse(
+            synapse_id=_id(frame, "synapse_id", row),
+            key=str(frame["key"].iloc[row]) if "key" in frame else None,
+            neuron_id=_id(frame, "neuron_id", row) or _id(frame, "pre_root_id", row) or 0,
+            place_nm=place_of(frame, int(row)),
+            label=int(frame["label"].iloc[row]),
+            probabilities=tuple(calibrated[row].tolist()),
+        )
         for row in rows[:LISTED]
-    ]
+    )
+
+
+def _id(frame: pd.DataFrame, name: str, row: int) -> int | None:
+    """Return an id, None where it is unknown."""
+    return (int(frame[name].iloc[row]) or None) if name in frame else None
+
+
+def place_of(frame: pd.DataFrame, row: int) -> tuple[float, float, float] | None:
+    """Return a row's place in x, y, z nm, None where it is unknown."""
+    if any(name not in frame for name in CENTERS):
+        return None
+    x, y, z = (float(frame[name].iloc[row]) for name in CENTERS)
+    return (x, y, z) if np.isfinite([x, y, z]).all() else None

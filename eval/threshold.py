@@ -31,7 +31,9 @@ def sweep(labels: Ints, scores: Floats, criterion: str = "balanced_accuracy") ->
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     distinct = np.unique(scores)
-    taus = np.unique(np.append((distinct[:-1] + distinct[1:]) / 2.0, HALF))
+    low, high = distinct[:-1], distinct[1:]
+    middle = (low + high) / 2.0
+    taus = np.unique(np.append(np.where(middle > low, middle, high), HALF))
     values = _criterion_at(taus, labels, scores, criterion)
     best = np.flatnonzero(values >= values.max() - 1e-12)
     top = best[np.argmin(np.abs(taus[best] - HALF))]
