@@ -28,15 +28,18 @@ def score(predictions: Path, truth: Path) -> Iterator[Found]:
     frame = evaluation.subject.test.frame
     known = pd.read_parquet(truth).set_index("id").loc[frame["synapse_id"]]
     error = known["error"].reset_index(drop=True)
-    labels = np.array(evaluation.document["class_names"])[frame["label"]]
+    labels = np.array(evaluation.run.class_names)[frame["label"]]
     wrong = (labels != known["class_name"].to_numpy()) & (error == "")
-    suspects = evaluation.document["suspects"]
-    for what, name, rows in (
-        ("merged neurons", "mixed_neurons", error == "merge"),
-        ("labels", "mislabelled_neurons", wrong),
+    suspects = evaluation.run.suspects
+    if suspects is None:
+        raise ValueError(f"{predictions}: its neurons are unknown, so that none can be suspect")
+    mixed = {one.neuron_id for one in suspects.mixed_neurons.listed}
+    mislabelled = {one.neuron_id for one in suspects.mislabelled_neurons.listed}
+    for what, listed, rows in (
+        ("merged neurons", mixed, error == "merge"),
+        ("labels", mislabelled, wrong),
     ):
         neurons = set(frame["neuron_id"][rows])
-        listed = {one["neuron_id"] for one in suspects[name]["listed"]}
         yield what, len(listed), len(listed & neurons), len(neurons), len(listed & neurons)
     odd = error.iloc[evaluation.odd_rows]
     strays = int((error == "stray").sum())

@@ -75,14 +75,13 @@ def main(args: list[str]) -> None:
     elif args[0] == "export":
         asked = parse(Export, args[1:], prog="python -m eval export")
         export_path(asked.path, asked.out)
-    elif args[0] == "compare":
-        _evaluate(args[1:], at_least=2)
     else:
-        _evaluate(args, at_least=1)
+        _evaluate(args)
 
 
-def _evaluate(args: list[str], *, at_least: int) -> None:
-    asked = parse(Evaluate, args, prog="python -m eval")
+def _evaluate(args: list[str]) -> None:
+    at_least = 2 if args[0] == "compare" else 1
+    asked = parse(Evaluate, args[at_least - 1 :], prog="python -m eval")
     paths = (*asked.paths, *asked.compare)
     if len(paths) < at_least:
         raise UsageError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
@@ -97,8 +96,7 @@ def _evaluate(args: list[str], *, at_least: int) -> None:
         segmentation=asked.segmentation,
     )
     options = Options(criterion=asked.criterion, images=asked.images, notes=notes)
-    command = ["python", "-m", "eval", *sys.argv[1:]]
-    evaluate_paths(sources, options, out=asked.out, command=command)
+    evaluate_paths(sources, options, out=asked.out, command=["python", "-m", "eval", *args])
 
 
 if __name__ == "__main__":

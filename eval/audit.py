@@ -37,10 +37,10 @@ def audit_tables(
     findings = []
     for pair in combinations(frames, 2):
         a, b = frames[pair[0]], frames[pair[1]]
-        findings.append(_shared(a, b, "neuron_id", pair, NEURONS, "neurons"))
-        samples = _shared(a, b, "synapse_id", pair, SAMPLES, "synapses")
+        findings.append(_shared(a, b, pair, NEURONS, ("neuron_id", "neurons")))
+        samples = _shared(a, b, pair, SAMPLES, ("synapse_id", "synapses"))
         if not samples.of:
-            samples = _shared(a, b, "key", pair, SAMPLES, "samples")
+            samples = _shared(a, b, pair, SAMPLES, ("key", "samples"))
         findings.append(samples)
         if box_nm is not None and all(name in frame for frame in (a, b) for name in CENTERS):
             findings.append(_overlaps(a, b, box_nm, pair))
@@ -106,9 +106,13 @@ def thumbnails(images: Images) -> Floats:
 
 
 def _shared(
-    a: pd.DataFrame, b: pd.DataFrame, column: str, pair: tuple[str, str], check: str, unit: str
+    a: pd.DataFrame, b: pd.DataFrame, pair: tuple[str, str], check: str, ids: tuple[str, str]
 ) -> Finding:
-    """Compare ids, 0 (unknown) aside; `of` counts the second's, 0 where either knows none."""
+    """Compare `ids`, a column and what it counts, 0 (unknown) aside.
+
+    `of` counts the second's, 0 where either knows none.
+    """
+    column, unit = ids
     first, second = (_known(frame, column) for frame in (a, b))
     both = first.intersection(second)
     return Finding(
@@ -150,7 +154,7 @@ def _overlaps(
 
 
 def _names(frame: pd.DataFrame, rows: Ints) -> tuple[str, ...]:
-    name = next((n for n in ("synapse_id", "key") if n in frame and frame[n].iloc[0]), None)
+    name = next((n for n in ("synapse_id", "key") if n in frame and frame[n].iloc[:1].any()), None)
     if name is None:
         return tuple(f"row {row}" for row in rows[:5])
     return tuple(str(value) for value in frame[name].iloc[rows[:5]])

@@ -128,8 +128,8 @@ def connectivity(tables: Tables) -> Guess:
 
 def _neurons_apart(frame: pd.DataFrame) -> pd.DataFrame:
     """Give each row of an unknown neuron (0) a neuron of its own."""
-    own = -1 - np.arange(len(frame))
-    return frame.assign(neuron_id=frame["neuron_id"].where(frame["neuron_id"] != 0, own))
+    ids = frame["neuron_id"].to_numpy(np.int64)
+    return frame.assign(neuron_id=np.where(ids == 0, -1 - np.arange(len(ids)), ids))
 
 
 def leaked_connectivity(tables: Tables) -> Guess:

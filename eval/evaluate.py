@@ -303,9 +303,7 @@ def _class_counts(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, Coun
     }
 
 
-def _baselines(
-    subject: Subject, tables: Tables | None, options: Options
-) -> dict[str, Baseline]:
+def _baselines(subject: Subject, tables: Tables | None, options: Options) -> dict[str, Baseline]:
     guesses: dict[str, Guess] = {}
     if tables is None:
         source = subject.val.frame if subject.val else subject.test.frame

@@ -76,7 +76,7 @@ def forest(rows: list[tuple[str, Interval, bool]], label: str, chance: float) ->
     with _canvas(7.0, 0.9 + 0.32 * len(rows)) as (canvas, (axes,)):
         for place, (_, value, is_model) in enumerate(reversed(rows)):
             colour = COLOURS[0] if is_model else "#5f6b76"
-            if value.low is not None:
+            if value.low is not None and value.high is not None:
                 axes.plot([value.low, value.high], [place, place], color=colour, lw=2)
             marker = "o" if is_model else "D"
             axes.plot(value.value, place, marker, color=colour, ms=7 if is_model else 5)
@@ -108,9 +108,7 @@ def confusion_matrix(counts: Ints, names: Names) -> Figure:
         return _figure(canvas, f"Confusion matrix: {said}.", "Confusion matrix on test")
 
 
-def ranking_curves(
-    labels: Ints, probabilities: Floats, names: Names, metrics: Intervals
-) -> Figure:
+def ranking_curves(labels: Ints, probabilities: Floats, names: Names, metrics: Intervals) -> Figure:
     """Draw the ROC curve and the precision-recall curve."""
     drawn = np.linspace(0, len(labels) - 1, min(len(labels), CURVE_ROWS)).astype(np.int64)
     labels, probabilities = labels[drawn], probabilities[drawn]

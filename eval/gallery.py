@@ -19,6 +19,7 @@ from eval.predictions import Floats, Ints
 from eval.subject import Subject, images_of, rows_in_index
 from eval.suspects import LISTED, place_of
 from eval.text import show_probability
+from shards.urls import without_secrets
 
 PER_GROUP = {"patch": 12, "cube": 6}
 QUALITY = 75
@@ -231,5 +232,5 @@ def volume_of(subject: Subject) -> dict[str, Any]:
 
 def public_source(path: str | None) -> str | None:
     """Return the Neuroglancer source of a precomputed layer, if it is a public one."""
-    bare = (path or "").removeprefix("precomputed://")
+    bare = without_secrets((path or "").removeprefix("precomputed://"))
     return f"precomputed://{bare}" if bare.startswith(PUBLIC) else None

@@ -102,5 +102,6 @@ def _few(split: str, part: Part, num_classes: int) -> Iterator[str]:
         unit = "neurons" if part.has_neurons else "synapses"
         yield (
             f"Few {unit}: one class has {fewest} in {split}; what is read from them may not hold "
-            "for others" + (f", and a class of one {unit[:-1]} has no interval." if fewest < 2 else ".")
+            "for others"
+            + (f", and a class of one {unit[:-1]} has no interval." if fewest < 2 else ".")
         )

@@ -1,44 +1,50 @@
 """The predictions format: what a model, ours or not, says about each synapse.
 
-A parquet file with a row a sample. `synapse_id` or `key` says which, the columns of
+A table with a row a sample. `synapse_id` or `key` says which, the columns of
 `shards.schema.IDENTITY_COLUMNS`, `qc_flags` and `split` are carried along where they are known, and
     two classes       `probability`, float64: of class 1
     more classes      `probability_<class name>` each, float64, adding up to 1
-What the file is stands in its parquet metadata under `synshards`, as JSON: a `PredictionsInfo`.
-A CSV with synapse_id, probability, label and neuron is read as well.
+Ours are parquet files, sealed (`eval.seal`); what one is stands in its metadata under `synshards`,
+as JSON: a `PredictionsInfo`. Any table of `shards.table_files` is read, also with `id` for
+`synapse_id`, `neuron` for `neuron_id`, and `probability_0`, `probability_1`, … for the classes.
 """
 
-import json
-from bisect import bisect_left
-from dataclasses import asdict, dataclass, fields, replace
+import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
+from eval.columns import (
+    FEW_VALUES,
+    ID_COLUMNS,
+    LABEL,
+    PREFIX,
+    class_columns,
+    columns_of,
+    probability_columns,
+)
+from eval.seal import check_seal, sealed
+from shards.documents import document, dump_json, parse_json
 from shards.files import atomic_write
-from shards.schema import IDENTITY_COLUMNS, SCHEMA_VERSION, UNLABELLED, check_schema_version
+from shards.schema import SCHEMA_VERSION, UNLABELLED, check_schema_version
+from shards.table_files import canonical_value, open_table_file, table_kind
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 METADATA_KEY = b"synshards"
 DEFAULT_CLASS_NAMES = ("inhibitory", "excitatory")
-PREFIX = "probability_"
 CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
-ALIASES = {"neuron": "neuron_id", "id": "synapse_id", "probability_1": "probability"}
-ID_COLUMNS = tuple(name for name, kind in IDENTITY_COLUMNS.items() if kind == pa.int64())
-FEW_VALUES = ("label_tier", "label_source", "qc_flags", "split", "tag")
 SUM_TOLERANCE = 1e-3
-EXACT = 2.0**53  # from here on a float does not hold every integer
+BOOLEANS = {"false": 0, "true": 1}
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionsInfo:
     """What made a predictions file. Paths and hashes are None where unknown."""
@@ -53,17 +59,11 @@ class PredictionsInfo:
     stress: str | None = None  # the corruption that the images went through, if any
 
     def __post_init__(self) -> None:
+        check_schema_version(self.schema_version, where="predictions")
         if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(
                 f"class names must be two or more different ones, got {self.class_names}"
             )
-
-
-def probability_columns(class_names: tuple[str, ...]) -> list[str]:
-    """Return the columns that hold the probabilities of these classes."""
-    if len(class_names) == 2:
-        return ["probability"]
-    return [PREFIX + name for name in class_names]
 
 
 def probability_matrix(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Floats:
@@ -76,30 +76,40 @@ def write_predictions(path: Path, table: pa.Table | pd.DataFrame, info: Predicti
     """Write a predictions table atomically; a malformed table is a `ValueError`."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
-    check_predictions(_to_frame(table, where=str(path)), info.class_names, where=str(path))
-    document = json.dumps(asdict(info), sort_keys=True).encode()
-    metadata = {**(table.schema.metadata or {}), METADATA_KEY: document}
+    checked = [*probability_columns(info.class_names), "synapse_id", "key"]
+    names = [name for name in checked if name in table.column_names]
+    check_predictions(table.select(names).to_pandas(), info.class_names, where=str(path))
+    metadata = {**(table.schema.metadata or {}), METADATA_KEY: dump_json(info)}
     metadata.pop(b"pandas", None)
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     with atomic_write(path) as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+        file.write(sealed(buffer.getvalue()))
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
-    """Return a checked predictions table and what made it, from parquet or CSV.
+    """Return a checked predictions table and what made it.
 
     Labels come back as int16 positions in the class names, `UNLABELLED` where there is none.
     """
+    where = str(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such predictions file; write it with `trainer predict`")
-    table = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
-    frame = _to_frame(table, where=str(path))
-    document = (table.schema.metadata or {}).get(METADATA_KEY)
-    if document is None:
-        info = PredictionsInfo(class_names=_class_names_of(frame))
-    else:
-        info = _info_from_json(json.loads(document), where=str(path))
-    frame = _with_label_codes(frame, info.class_names, where=str(path))
-    check_predictions(frame, info.class_names, where=str(path))
+    kind = table_kind(where)
+    data = path.read_bytes()
+    if kind == "parquet":
+        check_seal(data, where=where)
+    opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
+    info = _info_of(data, where=where) if kind == "parquet" else None
+    classes, probabilities = class_columns(
+        opened.names, info.class_names if info else None, DEFAULT_CLASS_NAMES, where=where
+    )
+    info = info or PredictionsInfo(class_names=classes)
+    table = opened.read({**columns_of(opened.names, where=where), **probabilities})
+    frame = _to_frame(table, where=where)
+    frame = _with_label_codes(frame, info.class_names, where=where)
+    frame = _with_one_probability(frame, info.class_names, where=where)
+    check_predictions(frame, info.class_names, where=where)
     return frame, info
 
 
@@ -120,12 +130,20 @@ def check_predictions(frame: pd.DataFrame, class_names: tuple[str, ...], *, wher
         _check_probability(frame, name, identity[0], where=where)
     if len(columns) > 1:
         _check_sums(frame, columns, where=where)
-    unique = "key" if "key" in frame else "synapse_id"
-    if (repeated := frame[unique].duplicated()).any():
-        row = int(np.flatnonzero(repeated.to_numpy())[0])
+    _check_identity(frame, "key" if "key" in frame else "synapse_id", where=where)
+
+
+def _check_identity(frame: pd.DataFrame, name: str, *, where: str) -> None:
+    if (missing := frame[name].isna().to_numpy()).any():
         raise ValueError(
-            f"{where}: {int(repeated.sum())} rows repeat a {unique}, first {unique} "
-            f"{frame[unique].iloc[row]} in row {row}; keep one prediction a synapse"
+            f"{where}: {int(missing.sum())} rows have no {name}, first data row "
+            f"{int(missing.argmax()) + 1}; give every row one"
+        )
+    if (repeated := frame[name].duplicated().to_numpy()).any():
+        row = int(repeated.argmax())
+        raise ValueError(
+            f"{where}: {int(repeated.sum())} rows repeat a {name}, first {name} "
+            f"{frame[name].iloc[row]} in data row {row + 1}; keep one prediction a synapse"
         )
 
 
@@ -134,11 +152,20 @@ def _check_probability(frame: pd.DataFrame, name: str, identity: str, *, where: 
     bad = ~((values >= 0.0) & (values <= 1.0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        cure = "leave such rows out" if np.isnan(values[row]) else "write no logits"
         raise ValueError(
             f"{where}: {int(bad.sum())} values of {name} are not probabilities in [0, 1], first "
-            f"{frame[name].iloc[row]} in row {row} ({identity} {frame[identity].iloc[row]}); {cure}"
+            f"{frame[name].iloc[row]} in data row {row + 1} ({identity} "
+            f"{frame[identity].iloc[row]}); {_cure(values, values[row])}"
         )
+
+
+def _cure(values: Floats, first: float) -> str:
+    """Return what to do about a column of which `first` is no probability."""
+    if np.isnan(first):
+        return "leave such rows out"
+    if np.nanmin(values) >= 0.0 and np.nanmax(values) <= 100.0:
+        return "if these are percent, divide them by 100"
+    return "write probabilities, no logits: 1 / (1 + exp(-logit)), or a softmax over all classes"
 
 
 def _check_sums(frame: pd.DataFrame, columns: list[str], *, where: str) -> None:
@@ -146,118 +173,75 @@ def _check_sums(frame: pd.DataFrame, columns: list[str], *, where: str) -> None:
     if (off := np.abs(sums - 1.0) > SUM_TOLERANCE).any():
         row = int(np.flatnonzero(off)[0])
         raise ValueError(
-            f"{where}: the probabilities of row {row} add up to {sums[row]:g}, expected 1; "
-            "write a softmax over all classes"
+            f"{where}: the probabilities of data row {row + 1} add up to {sums[row]:g}, expected "
+            "1; write a softmax over all classes"
         )
 
 
-def _read_csv(path: Path) -> pa.Table:
-    try:
-        options = pa.csv.ConvertOptions(strings_can_be_null=True)
-        return pa.csv.read_csv(path, convert_options=options)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a readable CSV ({error}); check the file") from None
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        schema = pq.read_schema(path)
-        few = [name for name in FEW_VALUES if name in schema.names]
-        return pq.read_table(path, read_dictionary=few)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a readable parquet file ({error}); predict again") from None
+def _info_of(data: bytes, *, where: str) -> PredictionsInfo | None:
+    text = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(METADATA_KEY)
+    if text is None:
+        return None
+    return parse_json(
+        PredictionsInfo,
+        text,
+        where=f"{where}: metadata {METADATA_KEY.decode()} of the file",
+        cure="predict again with this version",
+    )
 
 
 def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
-    """Rename aliases and convert without ever passing an id through a float."""
-    _check_columns(table, where=where)
-    names = [
-        ALIASES[name] if name in ALIASES and ALIASES[name] not in table.column_names else name
-        for name in table.column_names
-    ]
-    table = table.rename_columns(names)
-    for position, name in enumerate(names):
-        column = table.column(position)
+    """Return a table as a frame: ids int64, 0 where unknown, never by way of a float."""
+    unique = next((name for name in ("key", "synapse_id") if name in table.column_names), None)
+    for place, name in enumerate(table.column_names):
         if name in ID_COLUMNS:
-            column = _as_ids(column, name, where=where).fill_null(0)
-        elif name in FEW_VALUES and pa.types.is_string(column.type):
-            column = column.dictionary_encode()
-        elif name == "label" and pa.types.is_integer(column.type):
-            column = column.fill_null(UNLABELLED)
-        table = table.set_column(position, name, column)
-    as_strings = {
-        pa.string(): pd.StringDtype("pyarrow"),
-        pa.large_string(): pd.StringDtype("pyarrow"),
-    }
+            column = table.column(name)
+            if name == unique and column.null_count:
+                row = column.is_null().index(True).as_py()
+                raise ValueError(
+                    f"{where}: {column.null_count} rows have no {name}, first data row {row + 1}; "
+                    "give every row one"
+                )
+            table = table.set_column(place, name, column.fill_null(0))
+        elif name in FEW_VALUES:
+            column = table.column(name).combine_chunks().dictionary_encode()
+            table = table.set_column(place, name, column)
+    as_strings = {pa.string(): pd.StringDtype("pyarrow")}
     frame: pd.DataFrame = table.to_pandas(types_mapper=as_strings.get)
     return frame
-
-
-def _check_columns(table: pa.Table, *, where: str) -> None:
-    """Refuse two columns of a name, and rows without the identity that tells them apart."""
-    names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"{where}: several columns are called {', '.join(twice)}; keep one of each"
-        )
-    for name in [name for name in ("key", "synapse_id", "id") if name in names][:1]:
-        if missing := table.column(name).null_count:
-            row = pc.index(table.column(name).is_null(), True).as_py()
-            raise ValueError(
-                f"{where}: {missing} rows have no {name}, first row {row}; give every row one"
-            )
-
-
-def _as_ids(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
-    """Return a column as int64; the first value that is no whole id is named in a `ValueError`."""
-    if not _are_ids(column):
-        rows = range(len(column))
-        row = bisect_left(rows, True, key=lambda row: not _are_ids(column.slice(0, row + 1)))
-        raise ValueError(
-            f"{where}: {name} must hold integer ids, found {column[row]} in row {row}; write whole "
-            "numbers with all their digits, none as a float"
-        )
-    return column.cast(pa.int64())
-
-
-def _are_ids(column: pa.ChunkedArray) -> bool:
-    try:
-        column.cast(pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
-    largest = pc.max(pc.abs(column)).as_py() if pa.types.is_floating(column.type) else None
-    return largest is None or bool(largest < EXACT)
-
-
-def _class_names_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    named = [name.removeprefix(PREFIX) for name in frame.columns if name.startswith(PREFIX)]
-    return DEFAULT_CLASS_NAMES if "probability" in frame or len(named) < 2 else tuple(named)
 
 
 def _with_label_codes(
     frame: pd.DataFrame, class_names: tuple[str, ...], *, where: str
 ) -> pd.DataFrame:
-    if "label" not in frame:
+    """Turn labels, the canonical texts of names, codes or booleans, into codes."""
+    if LABEL not in frame:
         return frame.assign(label=np.int16(UNLABELLED))
-    labels = frame["label"]
-    if not pd.api.types.is_integer_dtype(labels):
-        codes = {name: code for code, name in enumerate(class_names)}
-        codes |= {str(code): code for code in range(-1, len(class_names))}
-        text = labels.astype("string").str.removesuffix(".0")
-        mapped = text.map(codes).where(text.notna(), UNLABELLED)
-    else:
-        mapped = labels.where(labels.between(UNLABELLED, len(class_names) - 1))
-    if (unknown := mapped.isna()).any():
-        row = int(np.flatnonzero(unknown.to_numpy())[0])
+    codes = {str(code): code for code in range(UNLABELLED, len(class_names))}
+    codes |= BOOLEANS if len(class_names) == 2 else {}
+    named = {canonical_value(name) or name: code for code, name in enumerate(class_names)}
+    codes |= {name.lower(): code for name, code in named.items()} | named
+    labels = frame[LABEL]
+    texts = {text: codes.get(text, codes.get(text.lower())) for text in labels.cat.categories}
+    if unknown := [text for text, code in texts.items() if code is None]:
+        row = int(labels.isin(unknown).to_numpy().argmax())
         raise ValueError(
-            f"{where}: label {labels.iloc[row]} in row {row} is not a class; expected 0 to "
-            f"{len(class_names) - 1} or one of {', '.join(class_names)}, {UNLABELLED} for none"
+            f"{where}: label {labels.iloc[row]} in data row {row + 1} is not a class; expected 0 "
+            f"to {len(class_names) - 1} or one of {', '.join(class_names)}, {UNLABELLED} or "
+            "nothing for none"
         )
-    return frame.assign(label=mapped.astype(np.int16))
+    places = np.array([*texts.values(), UNLABELLED], np.int16)
+    return frame.assign(label=places[labels.cat.codes.to_numpy()])
 
 
-def _info_from_json(value: dict[str, Any], *, where: str) -> PredictionsInfo:
-    check_schema_version(value.get("schema_version"), where=where)
-    known = {field.name for field in fields(PredictionsInfo)}
-    info = PredictionsInfo(**{k: v for k, v in value.items() if k in known})
-    return replace(info, class_names=tuple(info.class_names))
+def _with_one_probability(
+    frame: pd.DataFrame, class_names: tuple[str, ...], *, where: str
+) -> pd.DataFrame:
+    """Turn two columns that add up to 1 into `probability` of class 1."""
+    both = [PREFIX + name for name in class_names]
+    if len(class_names) > 2 or any(name not in frame for name in both):
+        return frame
+    for name in both:
+        _check_probability(frame, name, frame.columns[0], where=where)
+    _check_sums(frame, both, where=where)
+    return frame.assign(probability=frame[both[1]]).drop(columns=both)

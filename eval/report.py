@@ -1,9 +1,8 @@
 """metrics.json and the report: one HTML file that opens from disk and asks nothing of a net."""
 
-import json
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from itertools import combinations
@@ -17,11 +16,25 @@ from markupsafe import Markup
 from eval import figures, neurons
 from eval.bootstrap import LEVEL, REPLICATES, strata_of
 from eval.compare import common_rows, compare
-from eval.evaluate import Evaluation
+from eval.evaluate import Evaluation, sure_and_right
 from eval.gallery import Card, gallery, suspect_links
 from eval.metrics import LOWER_IS_BETTER
-from shards.files import atomic_write, write_json
-from shards.schema import SCHEMA_VERSION
+from eval.results import Comparison, Interval, IntervalNote, Metrics, Run
+from eval.text import (
+    BASELINE_NAMES,
+    METRIC_NAMES,
+    audit_of_clean,
+    leaks,
+    show_probability,
+    show_range,
+    show_share,
+    show_signed,
+    synapses_of_neurons,
+)
+from shards.documents import write_document
+from shards.files import atomic_write
+from shards.urls import without_secrets
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
@@ -89,7 +102,7 @@ def write_report(
         leaks=[(s.name, texts) for s in sections if (texts := leaks(s.run))],
         clean=_together((s.name, t) for s in sections if (t := audit_of_clean(s.run))),
         notes=_together((s.name, note) for s in sections for note in s.run.notes),
-        learning=figures.learning_curves({s.subject.name: learning(s) for s in found}),
+        learning=figures.learning_curves({one.subject.name: one.subject.learning for one in found}),
         metric_names=METRIC_NAMES,
         baseline_names=BASELINE_NAMES,
         lower_is_better=LOWER_IS_BETTER,
@@ -99,7 +112,7 @@ def write_report(
     paths = folder / "metrics.json", folder / "report.html"
     write_document(paths[0], metrics)
     with atomic_write(paths[1]) as file:
-        file.write(page.encode())
+        file.write(without_secrets(page).encode())
     return paths
 
 
@@ -167,27 +180,12 @@ def draw(found: Evaluation) -> dict[str, figures.Figure]:
     return result
 
 
-def learning(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
-    """Return training loss and validation balanced accuracy by epoch, from metrics.jsonl."""
-    path = found.subject.folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if found.subject.run and path.is_file() else []
-    rows = [row for row in map(json.loads, lines) if row.get("kind") == "val"]
-    wanted = {
-        "training loss": "train_loss",
-        "validation balanced accuracy": "balanced_accuracy",
-    }
-    return {
-        name: [(row["epoch"] + 1.0, row[key]) for row in rows if row.get(key) is not None]
-        for name, key in wanted.items()
-    }
-
-
 def provenance(found: Evaluation) -> dict[str, Any]:
     """Return where the predictions came from, as far as it is known."""
     subject = found.subject
     result: dict[str, Any] = {
         "predictions": {"file": str(subject.path), **asdict(subject.info)},
-        "run": subject.run or "unknown: a predictions file without a run",
+        "run": subject.run_text or "unknown: a predictions file without a run",
     }
     if subject.shards is not None:
         manifest = subject.shards.manifest
@@ -198,5 +196,3 @@ def provenance(found: Evaluation) -> dict[str, Any]:
         }
         result["data set"] = manifest.dataset
     return result
-
-

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,9 @@ from eval.predictions import (
     probability_matrix,
     read_predictions,
 )
-from shards.files import read_json
+from eval.runs import LEARNING, Curves, RunInfo, read_learning, read_run
 from shards.schema import IDENTITY_COLUMNS, UNLABELLED
 from shards.shardset import ShardSet, open_shards
-
 
 Mask = npt.NDArray[np.bool_]
 
@@ -64,7 +62,10 @@ class Subject:
     test: Part
     val: Part | None
     stress: dict[str, Part] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)  # run.json
+    run: RunInfo | None = None  # of run.json, where there is one
+    run_text: str = ""
+    learning: Curves = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what was noticed when reading
     shards: ShardSet | None = None
     tags: dict[int, str] | None = None  # target compartment by synapse
 
@@ -81,11 +82,12 @@ def open_subject(path: Path, *, data: str | None = None, use_data: bool = True) 
     shard set is opened, and pictures and training-based baselines are left out.
     """
     subject = _open_run(path) if path.is_dir() else _open_file(path)
-    url = data or subject.run.get("data_url") or subject.info.data_url
+    run = subject.run or RunInfo()
+    url = data or run.data_url or subject.info.data_url
     if not use_data or not url:
         return subject
-    shards = open_shards(str(url))
-    noted = subject.info.manifest_sha256 or subject.run.get("manifest_sha256")
+    shards = open_shards(url)
+    noted = subject.info.manifest_sha256 or run.manifest_sha256
     if noted and noted != shards.manifest_sha256:
         raise ValueError(
             f"{subject.path} was predicted on a shard set whose manifest has SHA-256 {noted[:12]}…"
@@ -96,8 +98,8 @@ def open_subject(path: Path, *, data: str | None = None, use_data: bool = True) 
 
 
 def _open_run(folder: Path) -> Subject:
-    cure = "give a run's folder or a predictions file"
-    run = read_json(folder / "run.json", what="run description", cure=cure)
+    run, run_text = read_run(folder)
+    learning, bad_lines = read_learning(folder)
     places = folder / "predictions"
     test_path, val_path = places / "test.parquet", places / "val.parquet"
     if not test_path.is_file():
@@ -119,6 +121,11 @@ def _open_run(folder: Path) -> Subject:
         val=_read_val(val_path, info) if val_path.is_file() else None,
         stress=stress,
         run=run,
+        run_text=run_text,
+        learning=learning,
+        notes=(f"{bad_lines} lines of {LEARNING} are not readable and left out.",)
+        if bad_lines
+        else (),
     )
 
 

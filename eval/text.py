@@ -124,8 +124,8 @@ def headline(metrics: Metrics, say: Callable[[str], None]) -> None:
             say(f"  {name:<34}{show_interval(baseline.metrics['balanced_accuracy'])}")
         for text in leaks(run):
             say(f"  LEAK, the scores cannot be trusted: {text}")
-        if text := audit_of_clean(run):
-            say(f"  {text}")
+        if clean := audit_of_clean(run):
+            say(f"  {clean}")
         for note in run.notes:
             say(f"  note: {note}")
     for pair in metrics.comparisons:

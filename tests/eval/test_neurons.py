@@ -40,9 +40,9 @@ def test_correlation_is_found(axon: float) -> None:
     assert found == pytest.approx(axon**2 / (axon**2 + 1.0), abs=0.04)
 
 
-def test_correlation_without_anything_to_see_it_in_is_1() -> None:
+def test_correlation_without_anything_to_see_it_in_is_not_measured() -> None:
     values = np.array([[0.1, 0.9], [0.8, 0.2]])
-    assert intraclass_correlation(values, np.array([0, 1]), np.array([1, 0])) == 1.0
+    assert intraclass_correlation(values, np.array([0, 1]), np.array([1, 0])) is None
 
 
 def test_counting_correlation_is_better_calibrated_than_multiplying(make_predictions: Make) -> None:
@@ -95,9 +95,9 @@ def test_votes_and_ties() -> None:
 def test_more_synapses_help_until_enough(make_predictions: Make) -> None:
     own = scored(make_predictions(5, neurons=200, synapses=40, axon=0.3))
     curve = accuracy_by_synapses(own, own.probabilities, fit_axon_model(own))
-    values = [row["balanced_accuracy"] for row in curve]
-    assert curve[0]["synapses"] == 1
-    assert curve[0]["neurons"] == 200
+    values = [row.balanced_accuracy for row in curve]
+    assert curve[0].synapses == 1
+    assert curve[0].neurons == 200
     assert values[0] == pytest.approx(score(own, num=2)["balanced_accuracy"].value, abs=0.02)
     assert values[4] > values[0] + 0.08
     needed = synapses_needed(curve, 0.95)

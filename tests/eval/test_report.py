@@ -17,9 +17,10 @@ from eval.__main__ import main
 from eval.evaluate import Options, evaluate
 from eval.gallery import neuroglancer_link
 from eval.predictions import PredictionsInfo, read_predictions, write_predictions
-from eval.report import document_of
+from eval.report import metrics_of
 from eval.subject import open_subject, read_tags
 from shards.command import run_command
+from shards.documents import dump_json
 from shards.schema import View
 
 Make = Callable[..., pd.DataFrame]
@@ -56,7 +57,7 @@ def document(*paths: Path, tags: Path | None = None, **options: Any) -> Any:
         evaluate(replace(open_subject(path), tags=read), Options(**options), lambda step: None)
         for path in paths
     ]
-    return json.loads(json.dumps(document_of(found, []), allow_nan=False))
+    return json.loads(dump_json(metrics_of(found, [])))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,10 @@ def test_metrics_json_holds_every_run(both: Path) -> None:
             "majority", "metadata", "connectivity", "connectivity_leaked", "hog_forest",
         }  # fmt: skip
         assert set(run["counts"]) == {"train", "val", "test"}
-        assert {finding["check"] for finding in run["audit"]} == {
+        assert {finding["check"] for finding in run["audit"]["findings"]} == {
             "shared neurons", "duplicate samples", "overlapping boxes", "duplicate images",
         }  # fmt: skip
-        assert not any(finding["found"] for finding in run["audit"])
+        assert not any(finding["found"] for finding in run["audit"]["findings"])
         assert run["baselines"]["connectivity"]["metrics"]["balanced_accuracy"]["value"] < 0.65
     [pair] = written["comparisons"]
     assert (pair["first"], pair["second"]) == ("2d", "3d")

@@ -18,21 +18,19 @@ def test_every_stratum_is_scored_as_if_alone(make_predictions: Make) -> None:
     frame["qc_flags"] = np.where(np.arange(len(frame)) % 3 == 0, "blurred,fold", "")
     frame["tag"] = np.where(np.arange(len(frame)) % 2 == 0, "spine", "shaft")
     scored = replace(make_part(frame, PredictionsInfo(), where="x").scored, tau=0.5)
-    rows = score_strata(scored, frame, np.zeros((5, 3)))
-    found = {(row["what"], row["which"]): row for row in rows}
+    rows = score_strata(scored, np.ones(len(frame), bool), frame, np.zeros((5, 3)))
+    found = {(row.what, row.which): row for row in rows}
     for which, mask in (("blurred", frame["qc_flags"] != ""), ("none", frame["qc_flags"] == "")):
         alone = score(subset(scored, mask.to_numpy()), num=1000, ranks=False)
         row = found["QC flag", which]
-        assert row["synapses"] == mask.sum()
-        assert sum(row["class_counts"]) == mask.sum()
-        assert row["balanced_accuracy"]["value"] == alone["balanced_accuracy"].value
-        assert row["balanced_accuracy"]["low"] == alone["balanced_accuracy"].low
+        assert row.synapses == mask.sum()
+        assert sum(row.class_counts) == mask.sum()
+        assert row.balanced_accuracy.value == alone["balanced_accuracy"].value
+        assert row.balanced_accuracy.low == alone["balanced_accuracy"].low
     assert ("target compartment", "shaft") in found
     assert ("label tier", "manual") in found
     for what in ("synapse size", "distance to nearest training sample, µm"):
-        assert sum(row["synapses"] for (name, _), row in found.items() if name == what) == len(
-            frame
-        )
+        assert sum(row.synapses for (name, _), row in found.items() if name == what) == len(frame)
 
 
 def test_small_and_unknown_strata_are_left_out(make_predictions: Make) -> None:

@@ -50,13 +50,13 @@ def test_merged_neurons_are_found(make_predictions: Make, in_validation: int, le
     frame, planted = merged(make_predictions(2, **OPTIONS), 10)
     part, scored = opened(frame)
     found = mixed_neurons(belief, scored, part.neuron_ids)
-    named = {row["neuron_id"] for row in found}
+    named = {row.neuron_id for row in found}
     recall = len(planted & named) / len(planted)
     precision = len(planted & named) / len(named)
     assert recall >= least
     assert precision >= 0.9
-    assert found[0]["neuron_id"] in planted
-    assert sum(found[0]["votes"]) == found[0]["synapses"]
+    assert found[0].neuron_id in planted
+    assert sum(found[0].votes) == found[0].synapses
 
 
 @pytest.mark.parametrize("in_validation", [[], [4, 7, 22, 33, 41, 60, 77]])
@@ -68,7 +68,7 @@ def test_mislabelled_neurons_are_found(make_predictions: Make, in_validation: li
     frame["label"] ^= frame["neuron_id"].isin([3, 8, 21])
     part, scored = opened(frame)
     found = mislabelled_neurons(belief, scored, part.neuron_ids)
-    assert {row["neuron_id"] for row in found} == {3, 8, 21}
+    assert {row.neuron_id for row in found} == {3, 8, 21}
 
 
 def test_merged_neurons_are_not_called_mislabelled(belief: Belief, make_predictions: Make) -> None:
@@ -76,8 +76,8 @@ def test_merged_neurons_are_not_called_mislabelled(belief: Belief, make_predicti
     # Half of what is like the label is left out, so that the other class is the more frequent.
     own = (frame["synapse_id"] % 2 == 0) | (frame["neuron_id"] % 2 != (frame["probability"] > 0.5))
     part, scored = opened(frame[own].reset_index(drop=True))
-    mixed = {row["neuron_id"] for row in mixed_neurons(belief, scored, part.neuron_ids)}
-    wrong = {row["neuron_id"] for row in mislabelled_neurons(belief, scored, part.neuron_ids)}
+    mixed = {row.neuron_id for row in mixed_neurons(belief, scored, part.neuron_ids)}
+    wrong = {row.neuron_id for row in mislabelled_neurons(belief, scored, part.neuron_ids)}
     assert len(mixed) > 5
     assert not mixed & wrong
 
@@ -93,7 +93,7 @@ def test_odd_synapses_are_found(belief: Belief, make_predictions: Make) -> None:
     assert not right[found].any()
     listed = describe(part.frame, found, scored.probabilities)
     assert len(listed) == min(len(found), LISTED)
-    assert listed[0]["synapse_id"] == int(frame["synapse_id"].iloc[int(found[0])])
+    assert listed[0].synapse_id == int(frame["synapse_id"].iloc[int(found[0])])
 
 
 def test_clean_neurons_are_left_alone(belief: Belief, make_predictions: Make) -> None:

@@ -14,6 +14,7 @@ from eval.evaluate import Options, evaluate
 from eval.metrics import balanced_accuracy
 from eval.predictions import probability_matrix, read_predictions
 from eval.subject import open_subject
+from shards.documents import dump_json
 from shards.shardset import open_shards
 from shards.stream import Batch
 from trainer.__main__ import main
@@ -120,7 +121,7 @@ def test_runs_that_look_at_other_crops_are_not_stressed_together(
 
 def _evaluated(run: Path) -> dict[str, Any]:
     found = evaluate(open_subject(run, use_data=False), Options(), lambda step: None)
-    return found.document
+    return json.loads(dump_json(found.run))
 
 
 def test_an_exported_model_predicts_the_same(trained: Path, cubes: str, tmp_path: Path) -> None:
