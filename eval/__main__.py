@@ -47,6 +47,8 @@ class Evaluate:
     """Open the shard set: for pictures, baselines, and the audit of all splits."""
     images: bool = True
     """Read images: for the gallery, the image baseline and image duplicates."""
+    split: Literal["test", "val", "train", "all"] = "test"
+    """Which rows are scored; all takes every row of a table, whatever its splits."""
     pool: bool = False
     """Take the runs as the folds of one cross-validation: all their test neurons together."""
     tags: Path | None = None
@@ -94,6 +96,7 @@ def _evaluate(args: list[str]) -> None:
         use_data=asked.use_data,
         tags=asked.tags,
         segmentation=asked.segmentation,
+        split=asked.split,
     )
     options = Options(criterion=asked.criterion, images=asked.images, notes=notes)
     evaluate_paths(sources, options, out=asked.out, command=["python", "-m", "eval", *args])

@@ -15,6 +15,12 @@ ID_COLUMNS = tuple(name for name, kind in IDENTITY_COLUMNS.items() if kind == pa
 NUMBERS = tuple(name for name, kind in IDENTITY_COLUMNS.items() if kind == pa.float64())
 ALIASES = {"neuron_id": "neuron", "synapse_id": "id"}
 NUMBERED = re.compile(r"[0-9]+")
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(ID_COLUMNS, "id"),
+    **dict.fromkeys(NUMBERS, "number"),
+    **dict.fromkeys(("key", *FEW_VALUES), "text"),
+    LABEL: "value",
+}
 
 Columns = dict[str, Column]
 
@@ -28,11 +34,8 @@ def probability_columns(class_names: tuple[str, ...]) -> list[str]:
 
 def columns_of(names: Sequence[str], *, where: str) -> Columns:
     """Return the known columns of a table but for its probabilities, by our names for them."""
-    kinds: dict[str, Kind] = {LABEL: "value"}
-    kinds |= dict.fromkeys(ID_COLUMNS, "id") | dict.fromkeys(NUMBERS, "number")
-    kinds |= dict.fromkeys(("key", *FEW_VALUES), "text")
     result = {}
-    for name, kind in kinds.items():
+    for name, kind in KINDS.items():
         spelt = _spelt(names, name, where=where)
         if spelt is None and name in ALIASES:
             spelt = _spelt(names, ALIASES[name], where=where)

@@ -26,6 +26,7 @@ class Sources:
     use_data: bool = True
     tags: Path | None = None
     segmentation: str | None = None
+    split: str = "test"  # the rows that are scored
 
 
 def evaluate_paths(
@@ -38,10 +39,7 @@ def evaluate_paths(
             "https, s3, gs) of a precomputed segmentation"
         )
     tags = read_tags(sources.tags) if sources.tags else None
-    subjects = [
-        replace(open_subject(path, data=sources.data, use_data=sources.use_data), tags=tags)
-        for path in sources.paths
-    ]
+    subjects = [replace(_open(path, sources), tags=tags) for path in sources.paths]
     found = [_evaluate(subject, options) for subject in with_names(subjects)]
     metrics = metrics_of(found, command)
     _, page = write_report(
@@ -54,6 +52,10 @@ def evaluate_paths(
     )
     headline(metrics, print)
     print(f"report: {page}")
+
+
+def _open(path: Path, sources: Sources) -> Subject:
+    return open_subject(path, data=sources.data, use_data=sources.use_data, split=sources.split)
 
 
 def _evaluate(subject: Subject, options: Options) -> Evaluation:

@@ -109,7 +109,7 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     audit = _audit(subject, tables, options)
     run = Run(
         name=subject.name,
-        split="test",
+        split=subject.split,
         class_names=subject.info.class_names,
         n_synapses=len(test.labels),
         n_neurons=subject.test.num_neurons,
@@ -282,7 +282,7 @@ def _stress(subject: Subject, tau: float | None, name: str) -> Stress:
 
 
 def _counts(subject: Subject, tables: Tables | None) -> dict[str, dict[str, Count]]:
-    frames = {"test": subject.test.frame}
+    frames = {subject.split: subject.test.frame}
     if subject.val:
         frames = {"val": subject.val.frame, **frames}
     if tables:
@@ -357,7 +357,7 @@ def _found_rows(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:
 def _audit(subject: Subject, tables: Tables | None, options: Options) -> Audit:
     shards = subject.shards
     if shards is None or tables is None:
-        frames = {"test": subject.test.frame}
+        frames = {subject.split: subject.test.frame}
         if subject.val:
             frames = {"val": subject.val.frame, **frames}
         return _audited(audit_tables(frames, None), list(frames))

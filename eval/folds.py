@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from eval.columns import probability_columns
 from eval.metrics import balanced_accuracy, predict
-from eval.predictions import Floats, probability_columns, write_predictions
+from eval.predictions import Floats, write_predictions
 from eval.subject import Subject, open_subject
 from eval.threshold import sweep
 

@@ -32,7 +32,7 @@ def notes_of(
     yield from _swapped(subject, metrics)
     if tables is None:
         yield (
-            "No shard set is known for these predictions: no pictures, no baselines that need "
+            "No shard set was opened for these predictions: no pictures, no baselines that need "
             "the training split, and the split audit covers only the predictions' own tables."
         )
     else:

@@ -105,7 +105,9 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
         opened.names, info.class_names if info else None, DEFAULT_CLASS_NAMES, where=where
     )
     info = info or PredictionsInfo(class_names=classes)
-    table = opened.read({**columns_of(opened.names, where=where), **probabilities})
+    wanted = columns_of(opened.names, where=where) | probabilities
+    order = sorted(wanted, key=lambda name: opened.names.index(wanted[name].name))
+    table = opened.read({name: wanted[name] for name in order})
     frame = _to_frame(table, where=where)
     frame = _with_label_codes(frame, info.class_names, where=where)
     frame = _with_one_probability(frame, info.class_names, where=where)

@@ -17,9 +17,11 @@ from eval.predictions import (
     probability_matrix,
     read_predictions,
 )
+from eval.rows import name_of, rows_of_split, split_codes
 from eval.runs import LEARNING, Curves, RunInfo, read_learning, read_run
-from shards.schema import IDENTITY_COLUMNS, UNLABELLED
+from shards.schema import IDENTITY_COLUMNS, SPLITS, UNLABELLED
 from shards.shardset import ShardSet, open_shards
+from shards.table_files import Column, open_table_file
 
 Mask = npt.NDArray[np.bool_]
 
@@ -58,6 +60,7 @@ class Subject:
     name: str
     path: Path  # of the test predictions
     folder: Path  # where results go
+    split: str  # the scored rows, called test below
     info: PredictionsInfo
     test: Part
     val: Part | None
@@ -75,16 +78,20 @@ class Subject:
         return len(self.info.class_names)
 
 
-def open_subject(path: Path, *, data: str | None = None, use_data: bool = True) -> Subject:
-    """Return what stands at `path`: a run's folder, or a predictions file (parquet or CSV).
+def open_subject(
+    path: Path, *, data: str | None = None, use_data: bool = True, split: str = "test"
+) -> Subject:
+    """Return what stands at `path`: a run's folder, or a table of predictions.
 
-    `data` is the shard set's URL where it is not the one that was noted; without `use_data` no
-    shard set is opened, and pictures and training-based baselines are left out.
+    `split` names the rows that are scored: one of `SPLITS`, or `ALL` for every row of a table.
+    `data` is the shard set's URL where it is not the one that was noted; without `use_data`, or
+    where another split than test is scored, no shard set is opened, and pictures and
+    training-based baselines are left out.
     """
-    subject = _open_run(path) if path.is_dir() else _open_file(path)
+    subject = _open_run(path, split) if path.is_dir() else _open_file(path, split)
     run = subject.run or RunInfo()
     url = data or run.data_url or subject.info.data_url
-    if not use_data or not url:
+    if not use_data or not url or split != SPLITS[-1]:
         return subject
     shards = open_shards(url)
     noted = subject.info.manifest_sha256 or run.manifest_sha256
@@ -97,73 +104,72 @@ def open_subject(path: Path, *, data: str | None = None, use_data: bool = True) 
     return replace(subject, shards=shards)
 
 
-def _open_run(folder: Path) -> Subject:
+def _open_run(folder: Path, split: str) -> Subject:
     run, run_text = read_run(folder)
     learning, bad_lines = read_learning(folder)
     places = folder / "predictions"
-    test_path, val_path = places / "test.parquet", places / "val.parquet"
-    if not test_path.is_file():
+    path = places / f"{split}.parquet"
+    if not path.is_file():
         raise ValueError(
-            f"{test_path}: no predictions on test; make them by "
+            f"{path}: no predictions on {split}; make them by "
             f"`python -m trainer predict {folder} --split val test`"
         )
-    frame, info = read_predictions(test_path)
+    subject = _open_file(path, split)
     stress = {
-        file.name.split(".")[1]: _stressed(file, info)
-        for file in sorted(places.glob("test.*.parquet"))
+        file.name.split(".")[1]: _stressed(file, subject.info, split)
+        for file in sorted(places.glob(f"{split}.*.parquet"))
     }
-    return Subject(
+    bad = f"{bad_lines} lines of {LEARNING} are not readable and left out."
+    return replace(
+        subject,
         name=folder.resolve().name,
-        path=test_path,
         folder=folder,
-        info=info,
-        test=make_part(frame, info, where=str(test_path)),
-        val=_read_val(val_path, info) if val_path.is_file() else None,
         stress=stress,
         run=run,
         run_text=run_text,
         learning=learning,
-        notes=(f"{bad_lines} lines of {LEARNING} are not readable and left out.",)
-        if bad_lines
-        else (),
+        notes=(*subject.notes, *([bad] if bad_lines else [])),
     )
 
 
-def _open_file(path: Path) -> Subject:
+def _open_file(path: Path, split: str) -> Subject:
     frame, info = read_predictions(path)
-    val: Part | None = None
-    splits = set(frame["split"].dropna().unique()) if "split" in frame else set()
-    if "test" in splits:
-        if "val" in splits:
-            rows = frame[frame["split"] == "val"].reset_index(drop=True)
-            val = make_part(rows, info, where=f"{path}, val")
-        frame = frame[frame["split"] == "test"].reset_index(drop=True)
-    beside = path.with_name(f"val{path.suffix}")
-    if val is None and path.stem == "test" and beside.is_file():
-        val = _read_val(beside, info)
+    rows, notes = rows_of_split(frame, split, where=str(path))
+    val = _val_of(path, frame, info) if split == "test" else None
     return Subject(
-        name=path.stem,
+        name=name_of(path),
         path=path,
         folder=path.parent,
+        split=split,
         info=info,
-        test=make_part(frame, info, where=str(path)),
+        test=make_part(rows, info, where=str(path)),
         val=val,
+        notes=() if name_of(path) == split and "split" not in frame else notes,
     )
 
 
-def _read_val(path: Path, info: PredictionsInfo) -> Part:
-    frame, own = read_predictions(path)
+def _val_of(path: Path, frame: pd.DataFrame, info: PredictionsInfo) -> Part | None:
+    """Return the validation rows of a test table, or of `val` beside it."""
+    if "split" in frame and (split_codes(frame["split"]) == "val").any():
+        rows, _ = rows_of_split(frame, "val", where=str(path))
+        return make_part(rows, info, where=f"{path}, val")
+    beside = path.with_name(path.name.replace("test", "val", 1))
+    if name_of(path) != "test" or not beside.is_file():
+        return None
+    frame, own = read_predictions(beside)
     if own.class_names != info.class_names:
         raise ValueError(
-            f"{path} has classes {', '.join(own.class_names)}, test has "
+            f"{beside} has classes {', '.join(own.class_names)}, test has "
             f"{', '.join(info.class_names)}; predict both with the same model"
         )
-    return make_part(frame, info, where=str(path))
+    rows, _ = rows_of_split(frame, "val", where=str(beside))
+    return make_part(rows, info, where=str(beside))
 
 
-def _stressed(path: Path, info: PredictionsInfo) -> Part:
+def _stressed(path: Path, info: PredictionsInfo, split: str) -> Part:
     frame, _ = read_predictions(path)
-    return make_part(frame, info, where=str(path))
+    rows, _ = rows_of_split(frame, split, where=str(path))
+    return make_part(rows, info, where=str(path))
 
 
 def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part:
@@ -242,16 +248,17 @@ def tables_of(subject: Subject) -> Tables | None:
 
 
 def read_tags(path: Path) -> dict[int, str]:
-    """Return the target compartment by synapse id of a table (parquet or CSV)."""
-    frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    frame = frame.rename(columns={"target_id": "synapse_id"} if "target_id" in frame else {})
-    name = "synapse_id" if "synapse_id" in frame else "id"
-    if missing := [column for column in (name, "tag") if column not in frame]:
+    """Return the target compartment by synapse id of a table of synapse_id (or id) and tag."""
+    opened = open_table_file(str(path))
+    names = [name for name in ("target_id", "synapse_id", "id") if name in opened.names]
+    if not names or "tag" not in opened.names:
         raise ValueError(
-            f"{path}: no column {', '.join(missing)} among {', '.join(frame.columns)}; "
-            "give a table of synapse_id and tag"
+            f"{path}: no column {'tag' if names else 'synapse_id'} among "
+            f"{', '.join(opened.names)}; give a table of synapse_id and tag"
         )
-    return dict(zip(frame[name].tolist(), frame["tag"].astype(str).tolist(), strict=True))
+    columns = {"id": Column(names[0], "id"), "tag": Column("tag", "text")}
+    table = opened.read(columns).drop_null()
+    return dict(zip(table["id"].to_pylist(), table["tag"].to_pylist(), strict=True))
 
 
 def with_tags(subject: Subject, frame: pd.DataFrame) -> pd.DataFrame:

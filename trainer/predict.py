@@ -11,7 +11,8 @@ import pyarrow as pa
 from accelerate import Accelerator
 from torch import Tensor
 
-from eval.predictions import PredictionsInfo, probability_columns, write_predictions
+from eval.columns import probability_columns
+from eval.predictions import PredictionsInfo, write_predictions
 from shards.channels import em_channels
 from shards.progress import progress
 from shards.schema import IDENTITY_COLUMNS

@@ -74,53 +74,49 @@ def test_ids_with_gaps_keep_every_digit(tmp_path: Path) -> None:
     assert read_predictions(path)[0]["neuron_id"].tolist() == [864691135572530981, 0]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"probability": [0.5, np.nan, 0.5]},
-            r"in \[0, 1\], first nan in row 1 .*leave such rows out",
-        ),
-        ({"probability": [0.5, 0.5, 1.5]}, r"first 1\.5 in row 2 .*no logits"),
-        ({"probability": ["0.5", "high", "1"]}, "first high in row 1 .*leave such rows out"),
-        ({"probability": [-0.1, 0.5, 0.5]}, r"first -0\.1 in row 0"),
-        ({"key": ["a", "a", "b"]}, "1 rows repeat a key, first key a in row 1"),
-        ({"label": [0, 1, 7]}, "label 7 in row 2 is not a class; expected 0 to 1"),
-        ({"label": ["inhibitory", "odd", "0"]}, "label odd in row 1"),
-        ({"neuron_id": ["5", "y", "z"]}, "neuron_id must hold integer ids, found y in row 1"),
-        ({"neuron_id": [5.0, 5.5, 6.0]}, r"integer ids, found 5\.5 in row 1; write whole numbers"),
-        ({"neuron_id": [[5], [5], [6]]}, r"integer ids, found \[5\] in row 0"),
-        ({"pre_root_id": [5.0, 6.0, 2.0**59]}, r"pre_root_id .* in row 2; .* none as a float"),
-    ],
-)
-def test_bad_values_are_named(
-    tmp_path: Path, change: dict[str, list[object]], message: str
-) -> None:
+BAD: list[tuple[dict[str, object], str]] = [
+    ({"probability": [0.5, np.nan, 0.5]}, r"first nan in data row 2 .*leave such rows out"),
+    ({"probability": [0.5, 0.5, 100.5]}, r"first 100\.5 in data row 3 .*no logits"),
+    ({"probability": [99.0, 1.0, 50.0]}, r"first 99\.0 in data row 1 .*divide them by 100"),
+    ({"probability": ["0.5", "high", "1"]}, "probability, data row 2: found 'high'"),
+    ({"probability": [-0.1, 0.5, 0.5]}, r"first -0\.1 in data row 1.*softmax"),
+    ({"key": ["a", "a", "b"]}, "1 rows repeat a key, first key a in data row 2"),
+    ({"label": [0, 1, 7]}, "label 7 in data row 3 is not a class; expected 0 to 1"),
+    ({"label": ["inhibitory", "odd", "0"]}, "label odd in data row 2"),
+    ({"label": [0.0, 0.7, 1.0]}, r"label 0\.7 in data row 2"),
+    ({"label": [[0, 1], [1, 0], [1, 0]]}, "column label, data row 1: found .0, 1."),
+    ({"neuron_id": ["5", "y", "z"]}, "neuron_id, data row 2: found 'y'"),
+    ({"neuron_id": [5.0, 5.5, 6.0]}, r"neuron_id, data row 1: found 5\.0 .*lose the last digits"),
+    ({"neuron_id": [[5], [5], [6]]}, r"neuron_id, data row 1: found \[5\]"),
+    ({"key": [None, "a", "b"]}, "1 rows have no key, first data row 1; give every row one"),
+    ({"split": ["a", "b", "c"], "Split": ["a", "b", "c"]}, "several columns are called split"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_values_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.Table.from_pandas(GOOD.assign(**change)), path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"p\.parquet: .*{message}"):
         read_predictions(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("synapse_id,probability\n1,0.5\n,0.5\n,0.4\n", "2 rows have no synapse_id, first row 1;"),
-        ("key,synapse_id,probability\na,1,0.5\n,2,0.5\n", "1 rows have no key, first row 1; give"),
-        ("id,neuron,neuron,probability\n1,3,4,0.5\n", "several columns are called neuron; keep"),
+        ("id,probability\n1,0.5\n,0.5\n,0.4\n", "2 rows have no synapse_id, first data row 2"),
+        ("key,id,probability\na,1,0.5\n,2,0.5\n", "1 rows have no key, first data row 2; give"),
+        ("id,neuron,neuron,probability\n1,3,4,0.5\n", "several columns are called neuron "),
+        ("id,probability,label,neuron\n1,0.5,1,3.0\n2,0.5,0,\n", "column neuron, data row 1"),
+        ("synapse_id,probability\n", "a table without rows"),
+        ("", "an empty file"),
     ],
-)
+)  # fmt: skip
 def test_what_tells_rows_apart_must_be_there(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "p.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"p\.csv: {message}"):
         read_predictions(path)
-
-
-def test_whole_numbers_in_a_column_of_floats_are_ids(tmp_path: Path) -> None:
-    path = tmp_path / "p.csv"
-    path.write_text("synapse_id,probability,label,neuron\n1,0.5,1,3.0\n2,0.5,0,\n")
-    assert read_predictions(path)[0]["neuron_id"].tolist() == [3, 0]
 
 
 @pytest.mark.parametrize(
@@ -140,25 +136,41 @@ def test_nothing_malformed_is_written(tmp_path: Path, table: pd.DataFrame, messa
 
 def test_probabilities_of_more_classes_add_up(tmp_path: Path) -> None:
     table = of_three(np.full((3, 3), 0.3))
-    with pytest.raises(ValueError, match=r"row 0 add up to 0\.9, expected 1"):
+    with pytest.raises(ValueError, match=r"data row 1 add up to 0\.9, expected 1"):
         write_predictions(tmp_path / "p.parquet", table, PredictionsInfo(class_names=THREE))
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such predictions file"):
         read_predictions(tmp_path / "none.parquet")
-    (tmp_path / "bad.parquet").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="not a readable parquet file"):
-        read_predictions(tmp_path / "bad.parquet")
+    for name, content, message in (
+        ("bad.parquet", b"nonsense", "not a parquet file"),
+        ("bad.csv.gz", b"\x1f\x8bnonsense", r"bad\.csv\.gz"),
+        ("bad.xlsx", b"PK", r"unknown kind of table, expected one of \.parquet"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_predictions(tmp_path / name)
 
 
-def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (b'{"schema_version": 9}', "schema version 9 is unknown"),
+        (b"[]", "expected"),
+        (b"null", "expected"),
+        (b'{"class_names": "ab"}', "class_names is 'ab'"),
+        (b'{"class_names": ["a", "a"]}', "two or more different ones"),
+        (b'{"tta": NaN}', "tta"),
+        (b"\xff", "not readable as JSON"),
+    ],
+)
+def test_metadata_of_any_shape_is_one_line(tmp_path: Path, document: bytes, message: str) -> None:
     path = tmp_path / "p.parquet"
-    table = pa.Table.from_pandas(GOOD).replace_schema_metadata(
-        {b"synshards": b'{"schema_version": 9}'}
+    pq.write_table(
+        pa.Table.from_pandas(GOOD).replace_schema_metadata({b"synshards": document}), path
     )
-    pq.write_table(table, path)
-    with pytest.raises(ValueError, match="schema version 9 is unknown"):
+    with pytest.raises(ValueError, match=rf"p\.parquet: metadata synshards.*{message}"):
         read_predictions(path)
 
 

@@ -158,7 +158,7 @@ def test_a_csv_alone_is_evaluated(
     assert run["tau"] == 0.5
     assert run["tau_from"] == "default"
     assert any("No validation predictions: the threshold is 0.5" in note for note in run["notes"])
-    assert any("No shard set is known" in note for note in run["notes"])
+    assert any("No shard set was opened" in note for note in run["notes"])
     assert f"{run['metrics']['balanced_accuracy']['value']:.3f}" in said
     assert "baseline: majority class" in said
 
