@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 WEB_SCHEMES = ("http", "https")
-SECRET_PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
+SECRET_PATTERN = re.compile(r"(?<=://)[^/?#\s]*@")  # linear in time, also over megabytes
 
 _SIGN_INS: dict[str, tuple[str, str]] = {}  # user and password, by origin
 
@@ -45,7 +45,7 @@ def public_url(url: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Return a text with the user and password of every URL in it taken out."""
-    return SECRET_PATTERN.sub(r"\1", text)
+    return SECRET_PATTERN.sub("", text)
 
 
 def sign_in_headers(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
