@@ -28,6 +28,7 @@ from shards.schema import SPLITS
 TRAIN, VAL, TEST = range(len(SPLITS))
 AXIS_COLUMNS = {"x": 2, "y": 1, "z": 0}
 NM_PER_UM = 1000.0
+VAL_OVERLAPS_TEST = "val samples that share voxels with test samples"
 NEURONS_UNKNOWN = "samples of unknown neuron: whether splits share neurons is unknown"
 
 
@@ -51,7 +52,7 @@ def choose(
         shared = _shared_post(samples)
         guarded.append(samples[shared].assign(reason="shared_post_neuron"))
         samples = _keep(samples, ~shared, "postsynaptic neuron in a later split", funnel)
-    leaks = _overlaps(samples, job, scales)
+    leaks = _overlaps(samples, job, scales, TRAIN, (VAL, TEST))
     if not job.has_positions:
         funnel.note("samples of unknown place: whether splits overlap is unknown", len(samples))
     elif config.overlap == "drop":
@@ -61,6 +62,8 @@ def choose(
         funnel.note("training images that overlap a val or test image, kept", int(leaks.sum()))
     train = {split: most for split, most in config.max_per_class.items() if split == "train"}
     samples = _keep(samples, _quota(samples, train, config), "over max_per_class, train", funnel)
+    if both := int(_overlaps(samples, job, scales, VAL, (TEST,)).sum()):
+        funnel.note(VAL_OVERLAPS_TEST, both)
     if not job.has_neurons:
         funnel.note(NEURONS_UNKNOWN, len(samples))
     elif both := _shared_neurons(samples):
@@ -118,13 +121,20 @@ def _shared_post(samples: pd.DataFrame) -> Mask:
     return shared
 
 
-def _overlaps(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]) -> Mask:
-    """Return which training samples share a voxel with a held-out one, in any view."""
-    train = samples.split.to_numpy() == TRAIN
+def _overlaps(
+    samples: pd.DataFrame,
+    job: JobConfig,
+    scales: Mapping[int, Scale],
+    split: int,
+    others: tuple[int, ...],
+) -> Mask:
+    """Return which samples of a split share a voxel with one of other splits, in any view."""
+    splits = samples.split.to_numpy()
+    ours, theirs = splits == split, np.isin(splits, others)
     found = np.zeros(len(samples), dtype=bool)
     if not job.has_positions:
         return found
     for view in job.samples.views.values():
         centers = centers_vx(samples, scales[view.mip].voxel_size_nm)
-        found[train] |= overlaps(centers[train], centers[~train], view.size_zyx)
+        found[ours] |= overlaps(centers[ours], centers[theirs], view.size_zyx)
     return found

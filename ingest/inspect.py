@@ -68,7 +68,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def note_lines(notes: Mapping[str, int]) -> Iterator[str]:
     """Yield what is worth knowing of samples that were kept."""
     for what, count in notes.items():
-        yield f"{count:>12}  {what}"
+        yield f"note: {count} {what}"
 
 
 def funnel_lines(funnel: Iterable[FunnelStep]) -> Iterator[str]:

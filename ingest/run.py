@@ -7,25 +7,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from ingest.block import BlockResult, planned_samples, run_block
+from ingest.block import BlockResult, planned_samples
 from ingest.layout import Layout, read_plan
 from ingest.masks import mask_scale
 from ingest.plan import table_identity
 from ingest.plan_record import Plan
+from ingest.schedulers import Finished, finished_blocks, finished_here
 from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
-from shards.files import sha256_of_file
+from shards.files import FULL
 from shards.locks import shared_writer, sole_writer
 from shards.progress import progress
 
 REHASH_BYTES = 1 << 30  # bigger tables are compared by their size
-RETRIES = 2
-
-Finished = tuple[int, BlockResult | BaseException]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +69,11 @@ def run_dataset(
         check_sources(plan)
         self_test(layout, plan)
         start = time.monotonic()
+        finished: Iterator[Finished]
         if task is not None:
-            finished = _in_this_process(root, todo)
+            finished = finished_here(root, todo)
         else:
-            finished = _with_dask(root, todo, scheduler, num_workers or usable_cores())
+            finished = finished_blocks(root, todo, scheduler, num_workers or usable_cores())
         results = _collect(plan, todo, finished)
         return _summary(results, time.monotonic() - start, len(blocks))
 
@@ -138,95 +136,16 @@ def plain_disk_errors(root: Path) -> Iterator[None]:
         raise RuntimeError(
             f"{error.filename or root}: {what}; then run the same command again, "
             "finished blocks are kept"
-        ) from error
+        ) from None
 
 
 def _disk_trouble(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in FULL:
         return "the disk or quota is full: free some space"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no permission to write there: choose another folder or change its rights"
     return None
-
-
-def _in_this_process(root: Path, blocks: list[int]) -> Iterator[Finished]:
-    token = _token(root)
-    for block in blocks:
-        yield block, _attempt(root, token, block)
-
-
-def _attempt(root: Path, token: str, block: int) -> BlockResult | BaseException:
-    try:
-        return run_block(str(root), token, block)
-    except (ValueError, OSError, RuntimeError) as error:
-        return error
-
-
-def _with_dask(
-    root: Path, blocks: list[int], scheduler: str, num_workers: int
-) -> Iterator[Finished]:
-    import distributed
-
-    token = _token(root)
-    with _client(scheduler, num_workers) as client:
-        futures = client.map(
-            run_block,
-            [str(root.resolve())] * len(blocks),
-            [token] * len(blocks),
-            blocks,
-            pure=False,
-            retries=RETRIES,
-        )
-        numbers = {future.key: block for future, block in zip(futures, blocks, strict=True)}
-        for future in _untyped(distributed.as_completed)(futures):
-            error = future.exception()
-            yield numbers[future.key], future.result() if error is None else error
-            future.release()
-
-
-@contextmanager
-def _client(scheduler: str, num_workers: int) -> Iterator[Any]:
-    import dask
-    from distributed import Client
-
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
-        if scheduler in CLUSTERS:
-            with CLUSTERS[scheduler](num_workers) as cluster, _untyped(Client)(cluster) as client:
-                yield client
-        else:
-            with _untyped(Client)(scheduler, timeout="30s") as client:
-                yield client
-
-
-def _threads(count: int) -> Any:
-    return _local(n_workers=1, threads_per_worker=count, processes=False)
-
-
-def _processes(count: int) -> Any:
-    return _local(n_workers=count, threads_per_worker=1, processes=True)
-
-
-def _local(**shape: Any) -> Any:
-    from distributed import LocalCluster
-
-    quiet = {"dashboard_address": ":0", "memory_limit": 0, "silence_logs": "CRITICAL"}
-    return _untyped(LocalCluster)(**quiet, **shape)
-
-
-def _slurm(count: int) -> Any:
-    from dask_jobqueue.slurm import SLURMCluster
-
-    cluster = _untyped(SLURMCluster)()  # its resources: dask's own jobqueue.yaml
-    cluster.scale(jobs=count)
-    return cluster
-
-
-def _untyped(call: Any) -> Any:
-    return call
-
-
-CLUSTERS = {"threads": _threads, "processes": _processes, "slurm": _slurm}
 
 
 def _collect(plan: Plan, blocks: list[int], finished: Iterator[Finished]) -> list[BlockResult]:
@@ -276,7 +195,3 @@ def _summary(results: list[BlockResult], seconds: float, num_blocks: int) -> dic
         "seconds": seconds,
         "samples_per_s": (kept + rejected) / seconds if seconds else 0.0,
     }
-
-
-def _token(root: Path) -> str:
-    return sha256_of_file(Layout(root).plan_json)

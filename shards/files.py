@@ -17,7 +17,8 @@ TEMPORARY_PATTERN = ".*.tmp"  # names of the files that `atomic_write` has not f
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary neighbour of `path` for writing; on success fsync it and rename it there.
 
-    After an exception the temporary file is gone and whatever stood at `path` is untouched.
+    After an exception the temporary file is gone and whatever stood at `path` is untouched. An
+    `OSError` that names no file, as that of a full disk, gets `path` as its `filename`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
@@ -29,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     fsync(path.parent)

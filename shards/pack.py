@@ -271,14 +271,14 @@ def _run(tasks: Sequence[Any], workers: int, scheduler: str) -> list[PackedShard
         )
     with (
         progress("pack", len(tasks)) as advance,
-        DASK.config.set({"multiprocessing.initializer": _end_with_parent}),
+        DASK.config.set({"multiprocessing.initializer": end_with_parent}),
         DASK.callbacks.Callback(posttask=lambda *_: advance(1)),
     ):
         chunks = {"chunksize": 1} if scheduler == "processes" else {}
         return list(DASK.compute(*tasks, scheduler=scheduler, num_workers=workers, **chunks))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker process when the one that started it is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -131,9 +131,9 @@ def shard_path(array: Array, shard: int) -> Path:
 
 
 def remove_leftovers(dataset_dir: Path) -> None:
-    """Remove what killed writers left beside the zarr shards."""
-    for path in (dataset_dir / ARRAYS).rglob(TEMPORARY_PATTERN):
-        path.unlink()
+    """Remove what killed writers left; nobody else may be writing."""
+    for path in dataset_dir.rglob(TEMPORARY_PATTERN):
+        path.unlink(missing_ok=True)
 
 
 def conform(table: pa.Table | pd.DataFrame, columns: Mapping[str, pa.DataType]) -> pa.Table:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.choose import VAL_OVERLAPS_TEST
 from ingest.config import load_job
 from ingest.geometry import box_at, box_starts
 from ingest.layout import Layout, read_table
@@ -43,7 +44,7 @@ def test_training_images_that_overlap_are_dropped_and_counted(make_job: Any) -> 
     kept_all, everything, none = planned(job, "keep")
     job.config["splits"]["overlap"] = "drop"
     document, samples, rejects = planned(job, "drop")
-    (count,) = kept_all.notes.values()
+    count = kept_all.notes["training images that overlap a val or test image, kept"]
     steps = {row.step: row.dropped for row in document.funnel}
     assert steps["training image overlaps a val or test image"] == count == len(rejects) > 0
     assert none.empty
@@ -55,6 +56,14 @@ def test_training_images_that_overlap_are_dropped_and_counted(make_job: Any) -> 
     assert not overlaps(centers[train], centers[~train], (4, 12, 12)).any()
     held = everything[everything.split != "train"]
     assert set(held.synapse_id) == set(samples.synapse_id[~train])
+
+
+def test_val_images_that_overlap_test_images_are_kept_and_counted(make_job: Any) -> None:
+    plan, samples, _ = planned(make_job(count=150, views={"cube": {"size": [8, 16, 16]}}), "out")
+    columns = ["center_z_nm", "center_y_nm", "center_x_nm"]
+    centers = (samples[columns].to_numpy() // VOXEL_NM).astype(int)
+    val, test = (centers[(samples.split == split).to_numpy()] for split in ("val", "test"))
+    assert plan.notes[VAL_OVERLAPS_TEST] == overlaps(val, test, (8, 16, 16)).sum() > 0
 
 
 def test_postsynaptic_neurons_in_one_split_only(make_job: Any) -> None:

@@ -86,7 +86,7 @@ def test_a_folder_of_cubes(cubes: Path) -> None:
     assert (samples.label == samples.neuron_id % 2).all()
     assert samples.groupby("neuron_id").split.nunique().max() == 1
     text = "\n".join(inspect_lines(out))
-    assert "40  samples of unknown place: whether splits overlap is unknown" in text
+    assert "40 samples of unknown place: whether splits overlap is unknown" in text
     assert "neurons" in text
     assert "unknown neurons" not in text
     assert not (out / "qc" / "positions.png").exists()
@@ -119,7 +119,7 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert (samples.neuron_id == 0).all()
     assert samples.center_x_nm.isna().all()
     text = "\n".join(inspect_lines(out))
-    assert "60  samples of unknown neuron: whether splits share neurons is unknown" in text
+    assert "60 samples of unknown neuron: whether splits share neurons is unknown" in text
     assert "train: inhibitory 10, excitatory 10 of unknown neurons" in text
 
 
