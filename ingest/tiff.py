@@ -17,7 +17,7 @@ from ingest.numbering import holes, in_order
 from ingest.scale import MissingDataError, Scale
 from shards.files import sha256_of_file
 from shards.gray import ImageError
-from shards.tiffs import TiffImage
+from shards.tiffs import Ome, TiffImage
 
 SUFFIXES = (".tif", ".tiff")
 CACHE_BYTES = 512 << 20
@@ -48,7 +48,7 @@ class StackFile:
     """One TIFF file of sections, or the first of those that hold one OME-TIFF."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, _opened(path)
+        self._path, self._file = path, _opened(path, ome="set")
         self.shape: Triple = self._file.size_czyx[1:]
 
     def section(self, z: int) -> Image:
@@ -97,7 +97,7 @@ class StackFolder:
         path = self._files.get(self._first + z)
         if path is None:
             return None
-        with _named(path), closing(TiffImage(path, alone=True)) as file:
+        with _named(path), closing(TiffImage(path, ome="ignore")) as file:
             return np.asarray(file.section(0)[0])
 
     def identity(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def open_stack(path: str, missing: Missing) -> Stack:
 
 def section_shape(path: Path) -> tuple[int, int]:
     """Return (y, x) of a file that holds one gray 8-bit section, from its header."""
-    with closing(_opened(path, alone=True)) as file:
+    with closing(_opened(path, ome="ignore")) as file:
         _, sections, *plane = file.size_czyx
         if sections != 1:
             raise ValueError(
@@ -223,9 +223,9 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: no such file; put it back, or plan again") from None
 
 
-def _opened(path: Path, *, alone: bool = False) -> TiffImage:
+def _opened(path: Path, *, ome: Ome) -> TiffImage:
     with _named(path):
-        file = TiffImage(path, alone=alone)
+        file = TiffImage(path, ome=ome)
         try:
             file.stored.check_gray()
         except ImageError:

@@ -2,13 +2,14 @@
 
 import logging
 import math
+import re
 import struct
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +25,31 @@ PHOTOMETRIC, ORIENTATION, COLOR_MAP = 262, 274, 320
 # Tags that say what the values are: size, bits, compression, photometric, description, layout.
 DECISIVE = {256, 257, 258, 259, 262, 266, 270, 274, 277, 284, 317, 320, 322, 323, 338, 339}
 SHOWN_SERIES = 4
+OME_FILE = re.compile(r"<(?:\w+:)?UUID[^>]*>\s*([^<\s]*)")
+OME_SELF = re.compile(r"<(?:\w+:)?OME\b[^>]*\bUUID=[\"']([^\"']*)")
 CUT = "it was cut off while it was written or copied; copy it again"
+
+
+Ome = Literal["one file", "set", "ignore"]
 
 
 class TiffImage:
     """An open TIFF file of one image. Not for several threads.
 
-    `stored`, what its header says; `size_czyx`. With `alone`, a file of a set of files is read by
-    itself. What is not one whole image is an `ImageError` that says what was found. Closed by
-    `close()`, or when nothing refers to it any more.
+    `stored`, what its header says; `size_czyx`. An OME-TIFF may lie in one file, or in a set of
+    which each file is read for itself, as if it were none (`ignore`), or all of them (`set`). What
+    is not one whole image is an `ImageError` that says what was found. Closed by `close()`, or
+    when nothing refers to it any more.
     """
 
     @image_errors()
-    def __init__(self, source: Path | IO[bytes], *, alone: bool = False) -> None:
-        self._file = tifffile.TiffFile(source, is_ome=False if alone else None)
+    def __init__(self, source: Path | IO[bytes], *, ome: Ome = "one file") -> None:
+        is_ome = False if ome == "ignore" else None
+        self._file = tifffile.TiffFile(source, is_ome=is_ome)
         self.close = weakref.finalize(self, self._file.close)
         try:
+            if ome == "one file":
+                _check_alone(self._file)
             self._series = _only_series(self._file)
             _check_whole(self._file, self._series)
             axes, shape = self._series.axes, self._series.shape
@@ -157,6 +167,14 @@ def _only_series(file: tifffile.TiffFile) -> Any:
             "not known, store that one alone",
         )
     return series[0].levels[0]
+
+
+def _check_alone(file: tifffile.TiffFile) -> None:
+    """Refuse an OME-TIFF of which a part lies in other files, by its description."""
+    text = file.ome_metadata or ""
+    own = OME_SELF.search(text)
+    if set(OME_FILE.findall(text)) - {own[1] if own else ""}:
+        raise ImageError("several", "one file of an OME-TIFF in several; store it in one")
 
 
 def _stored(page: Any, axes: str, shape: tuple[int, ...]) -> Stored:

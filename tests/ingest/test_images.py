@@ -123,6 +123,28 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert "train: inhibitory 10, excitatory 10 of unknown neurons" in text
 
 
+def test_a_tree_of_jpegs_and_upper_case_names(tmp_path: Path) -> None:
+    write_tree(tmp_path / "images")
+    for path in sorted((tmp_path / "images").rglob("*.png"))[:3]:
+        Picture.open(path).save(path.with_suffix(".JPG"), "jpeg")
+        path.unlink()
+        (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    job = job_from(
+        "image_folder.yaml",
+        tmp_path,
+        lambda config: config["samples"].update(views={"patch": {"size": list(SHAPE[1:])}}),
+    )
+    plan_dataset(load_job(job), tmp_path / "out")
+    assert len(read_table(tmp_path / "out" / "plan.parquet")) == 60
+
+
+def test_two_files_of_one_id(cubes: Path) -> None:
+    Picture.fromarray(cube(1)[0]).save(cubes / "103.png")
+    config = job_from("tiff_folder.yaml", cubes.parent, plain_table)
+    with pytest.raises(ValueError, match=r"103.png and 103.tif are both named by one id"):
+        plan_dataset(load_job(config), cubes.parent / "out")
+
+
 def broken(folder: Path) -> dict[str, str]:
     """Files that cannot be used, with the reason of each."""
     good = cube(1)

@@ -21,6 +21,8 @@ from ingest.plan import plan_dataset
 from ingest.run import Task, run_dataset
 from ingest.scale import MissingDataError
 from ingest.volumes import load_scale, open_volume, volume_identity
+from shards.decode import read_image_file
+from shards.gray import ImageError
 from tests.shards.image_files import RIGHT, STACK, formula, imagej, tiff, two_series
 
 VOXEL_NM = (40.0, 8.0, 8.0)
@@ -205,6 +207,9 @@ def test_an_ome_tiff_in_several_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(all_voxels(volume_of(where)), STACK)
         before = volume_identity(volume_of(where), saved=True)
         assert before["files"] == 5
+    for source in (paths[0], paths[0].read_bytes()):  # an image of its own is one file
+        with pytest.raises(ImageError, match="one file of an OME-TIFF in several"):
+            read_image_file(source)
     paths[2].unlink()
     with pytest.raises(ValueError, match="header states 5 sections, 4 are there"):
         all_voxels(volume_of(paths[0]))
