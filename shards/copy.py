@@ -35,8 +35,17 @@ def _copy_files(
         )
     try:
         with Pool(workers, "copy") as pool, progress("copy", len(files)) as advance:
-            jobs = [pool.submit(_copy_file, reading, writing, file, there) for file in files]
-            for job in jobs:
+            here = [file for file in files if file[0] in there]
+            same = pool.map(lambda file: _is_same(reading, writing, *file), here)
+            whole = {file for file, is_same in zip(here, same, strict=True) if is_same}
+            if MANIFEST not in there and len(whole) < len(here):
+                name = next(name for name, sha256 in here if (name, sha256) not in whole)
+                raise ValueError(
+                    f"{writing.url}/{name} is a file of another set; give another URL, or remove it"
+                )
+            advance(len(whole))
+            missing = [file for file in files if file not in whole]
+            for job in [pool.submit(_copy_file, reading, writing, *file) for file in missing]:
                 job.result()
                 advance(1)
         with writing.create(MANIFEST) as out:
@@ -53,15 +62,7 @@ def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield shard.index_name, shard.index_sha256
 
 
-def _copy_file(reading: Storage, writing: Storage, file: tuple[str, str], there: set[str]) -> None:
-    name, sha256 = file
-    if name in there:
-        if _is_same(reading, writing, name, sha256):
-            return
-        if MANIFEST not in there:
-            raise ValueError(
-                f"{writing.url}/{name} is a file of another set; give another URL, or remove it"
-            )
+def _copy_file(reading: Storage, writing: Storage, name: str, sha256: str) -> None:
     with writing.create(name) as out:
         found = hash_of(reading, name, copy_to=out)
         if found != sha256:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import BoundedSemaphore, Thread
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
@@ -45,48 +45,47 @@ class RangeHandler(BaseHTTPRequestHandler):
 
     def answer(self, *, with_body: bool) -> None:
         """Send the head, and the body if asked."""
-        if (file := self._opened()) is None:
+        if (path := self._file()) is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            start, stop = 0, size
-            if asked := RANGE.match(self.headers.get("Range", "")):
-                start = int(asked[1])
-                stop = min(int(asked[2]) + 1, size) if asked[2] else size
-                if start >= stop:
-                    self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
-                    return
-            self.send_response(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK)
-            if asked:
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(stop - start))
-            self.end_headers()
-            if with_body:
-                self.send_bytes(file, start, stop)
-
-    def send_bytes(self, file: BinaryIO, start: int, stop: int) -> None:
-        """Send the bytes from `start` to `stop`; a file that has become shorter ends the answer."""
-        while start < stop:
-            data = os.pread(file.fileno(), min(COPY_BYTES, stop - start), start)
-            if not data:
-                self.close_connection = True
+        size = path.stat().st_size
+        start, stop = 0, size
+        if asked := RANGE.match(self.headers.get("Range", "")):
+            start = int(asked[1])
+            stop = min(int(asked[2]) + 1, size) if asked[2] else size
+            if start >= stop:
+                self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
                 return
-            self.wfile.write(data)
-            start += len(data)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        if with_body:
+            self.send_bytes(path, start, stop)
+
+    def send_bytes(self, path: Path, start: int, stop: int) -> None:
+        """Send the bytes from `start` to `stop`; a file that has become shorter ends the answer."""
+        with path.open("rb") as file:
+            while start < stop:
+                data = os.pread(file.fileno(), min(COPY_BYTES, stop - start), start)
+                if not data:
+                    self.close_connection = True
+                    return
+                self.wfile.write(data)
+                start += len(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing."""
 
-    def _opened(self) -> BinaryIO | None:
-        """Open the file of this request; None if it is no file inside the folder."""
+    def _file(self) -> Path | None:
+        """Return the file of this request, links followed; None if it is none in the folder."""
         try:
             path = (self.folder / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
-            if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
-                return None
-            return path.open("rb")
-        except (OSError, ValueError):  # no such name can be, or it may not be read
+            inside = path.is_relative_to(self.folder.resolve())
+            return path if inside and path.is_file() and os.access(path, os.R_OK) else None
+        except (OSError, ValueError):  # no file can be called so
             return None
 
 
