@@ -29,7 +29,7 @@ def open_table(path: str, header: str | None = None) -> TableFile:
     check_table(path)
     if Path(path.removeprefix("file://")).is_dir():
         batch = tree_table(path)
-        return TableFile(path, TREE_COLUMNS, len(batch), lambda p, _: iter([batch.select(list(p))]))
+        return TableFile(path, TREE_COLUMNS, len(batch), lambda p: iter([batch.select(list(p))]))
     if header is None:
         return open_table_file(path, opener=open_source)
     check_table(header)

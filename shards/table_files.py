@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 
 from shards.table_text import (
     LIMIT_VARIABLE,
+    MAX_RATIO,
     Opener,
     RawRows,
     header_names,
@@ -42,7 +43,7 @@ from shards.table_text import (
     refuse_foreign,
     text_rows,
 )
-from shards.table_values import Kind, canonical_value, convert, points_of
+from shards.table_values import TEXT_TYPES, Kind, canonical_value, convert, points_of
 
 __all__ = [
     "Column",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 BATCH_ROWS = 1 << 18
+NUMBER_BYTES = 8
 PARQUET, ARROW, TEXT = (".parquet", ".pq"), (".feather", ".arrow", ".ipc"), (".csv", ".tsv", ".txt")
 PACKED = ("", ".gz", ".zst", ".bz2")
 FORMATS = ".parquet, .feather, .arrow, .csv or .tsv, the last two also as .gz, .zst or .bz2"
@@ -78,7 +80,7 @@ class TableFile:
     path: str
     names: tuple[str, ...]
     num_rows: int | None
-    raw: RawRows  # rows of columns, by place; the second are better encoded as dictionaries
+    raw: RawRows  # the rows of columns, by their places, as the file has them
 
     def batches(self, columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
         """Yield the rows as record batches of `columns`, by the names that the mapping gives.
@@ -88,10 +90,9 @@ class TableFile:
         """
         places = {column.name: self._place(column.name) for column in columns.values()}
         order = list(places)
-        encoded = [places[c.name] for c in columns.values() if c.kind == "value"]
         rows = 0
         with named_errors(self.path):
-            for batch in self.raw(list(places.values()), encoded):
+            for batch in self.raw(list(places.values())):
                 if not len(batch):
                     continue
                 arrays = [
@@ -185,16 +186,16 @@ def named_errors(path: str) -> Iterator[None]:
 def _parquet_table(path: str, file: pa.NativeFile, opener: Opener) -> TableFile:
     opened = pq.ParquetFile(file)
     schema, metadata = opened.schema_arrow, opened.metadata
-    names = tuple(schema.names)
+    names, packed_bytes = tuple(schema.names), file.size()
 
-    def raw(places: Sequence[int], encoded: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    def raw(places: Sequence[int]) -> Iterator[pa.RecordBatch]:
         wanted = [names[place] for place in places]
-        _check_row_groups(path, metadata, wanted)
-        few = [names[p] for p in encoded if pa.types.is_string(schema.field(p).type)]
+        _check_size(path, metadata, wanted, packed_bytes)
         with opener(path) as source:
             reading = pq.ParquetFile(
                 source,
-                read_dictionary=few,
+                # A long text that comes a million times is held once.
+                read_dictionary=[n for n in wanted if schema.field(n).type in TEXT_TYPES],
                 pre_buffer=not isinstance(source, pa.OSFile),
                 page_checksum_verification=True,
             )
@@ -204,9 +205,14 @@ def _parquet_table(path: str, file: pa.NativeFile, opener: Opener) -> TableFile:
     return TableFile(path, names, metadata.num_rows, raw)
 
 
-def _check_row_groups(path: str, metadata: Any, wanted: Sequence[str]) -> None:
-    """Refuse a row group that says it unpacks to more than the limit."""
+def _check_size(path: str, metadata: Any, wanted: Sequence[str], packed_bytes: int) -> None:
+    """Refuse a file that says it unpacks to more than the limit: a row group, or by rows alone."""
     limit = limit_bytes()
+    cure = f"raise {LIMIT_VARIABLE} if that is right"
+    if metadata.num_rows * len(wanted) * NUMBER_BYTES > max(limit, MAX_RATIO * packed_bytes):
+        raise ValueError(
+            f"{path}: {packed_bytes} bytes say that they hold {metadata.num_rows} rows; {cure}"
+        )
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = [group.column(place) for place in range(group.num_columns)]
@@ -218,7 +224,7 @@ def _check_row_groups(path: str, metadata: Any, wanted: Sequence[str]) -> None:
         if size > limit:
             raise ValueError(
                 f"{path}: row group {number} unpacks to {size / 1e9:.1f} GB, more than the "
-                f"{limit / 1e9:g} that {LIMIT_VARIABLE} allows; raise it, or write smaller groups"
+                f"{limit / 1e9:g} allowed; {cure}, or write smaller groups"
             )
 
 
@@ -228,8 +234,7 @@ def _arrow_table(path: str, file: pa.NativeFile, head: bytes, opener: Opener) ->
     def reader(source: pa.NativeFile) -> Any:
         return pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
 
-    def raw(places: Sequence[int], encoded: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        del encoded
+    def raw(places: Sequence[int]) -> Iterator[pa.RecordBatch]:
         with opener(path) as source, reader(source) as opened:
             for whole in _arrow_batches(opened) if is_file else opened:
                 batch = whole.select(list(places))

@@ -38,7 +38,7 @@ FOREIGN = {
 }
 
 Opener = Callable[[str], pa.NativeFile]
-RawRows = Callable[[Sequence[int], Sequence[int]], Iterator[pa.RecordBatch]]
+RawRows = Callable[[Sequence[int]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +86,7 @@ def text_rows(
     refuse_foreign(path, first, "text")
     layout = _layout(path, first, header)
 
-    def raw(places: Sequence[int], encoded: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        del encoded
+    def raw(places: Sequence[int]) -> Iterator[pa.RecordBatch]:
         if layout.is_header_alone:
             return
         with opener(path) as source, _unpacked(source, packing) as stream:

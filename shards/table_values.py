@@ -37,6 +37,8 @@ TEXT_TYPES = (
     *(pa.binary(), pa.large_binary(), pa.binary_view()),
 )
 SHOWN_CHARACTERS = 60
+LONGEST_NUMBER = 100  # characters; longer ones are text
+MAX_TEXT_BYTES = 1 << 30  # in one column of a batch
 # What pyarrow raises on values that a conversion does not take.
 REFUSED = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError, TypeError)
 
@@ -99,7 +101,8 @@ def canonical_value(value: object) -> str | None:
         return None
     if text.lower() in BOOLEANS and text not in ("T", "F"):
         return BOOLEANS[text.lower()]
-    return _canonical_number(text) if NUMBER.fullmatch(text) else text
+    is_number = len(text) <= LONGEST_NUMBER and NUMBER.fullmatch(text)
+    return _canonical_number(text) if is_number else text
 
 
 def points_of(column: pa.Array) -> npt.NDArray[np.float64]:
@@ -148,6 +151,7 @@ def _plain(column: pa.Array) -> pa.Array:
     """Return a column without dictionary or run-end encoding, its text as checked UTF-8."""
     kind = column.type
     if pa.types.is_dictionary(kind):
+        _check_text_size(column)
         return _plain(column.dictionary_decode())
     if pa.types.is_run_end_encoded(kind):
         return _plain(pc.run_end_decode(column))
@@ -155,6 +159,15 @@ def _plain(column: pa.Array) -> pa.Array:
         column = column.cast(pa.string())  # from binary it checks
         column.validate(full=True)
     return column
+
+
+def _check_text_size(column: pa.Array) -> None:
+    """Refuse text that would take too much memory once it is written out row by row."""
+    if _is_text(column.type.value_type):
+        lengths = pc.binary_length(column.dictionary).cast(pa.int64())
+        size = pc.sum(lengths.take(column.indices)).as_py() or 0
+        if size > MAX_TEXT_BYTES:
+            raise OverflowError(f"{size / 1e9:.1f} GB of text in {len(column)} rows of a column")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -267,7 +280,7 @@ def _canonical_number(text: str) -> str:
     number = Decimal(text)
     if number == number.to_integral_value():
         return str(int(number))
-    return f"{number.normalize():f}"
+    return f"{number:f}".rstrip("0").rstrip(".")
 
 
 CONVERTERS: dict[str, Callable[[Any], Any]] = {

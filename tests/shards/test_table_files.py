@@ -291,6 +291,27 @@ def test_a_table_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mo
     pq.write_table(
         pa.table({"id": np.arange(200_000), "x": np.zeros(200_000)}), tmp_path / "t.parquet"
     )
-    with pytest.raises(ValueError, match=r"row group 0 unpacks to .*raise it, or write smaller"):
+    with pytest.raises(ValueError, match=r"row group 0 unpacks to .*SYNSHARDS_TABLE_GB"):
         read(tmp_path / "t.parquet", {"i": Column("id", "id")})
     assert len(read(tmp_path / "t.parquet", {"x": Column("x", "number")})) == 200_000
+
+
+def test_a_few_bytes_of_parquet_that_are_many_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNSHARDS_TABLE_GB", "0.01")
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": np.zeros(3_000_000), "id": np.zeros(3_000_000, int)}), path)
+    columns = {"x": Column("x", "number"), "i": Column("id", "id")}
+    with pytest.raises(ValueError, match=r"bytes say that they hold 3000000 rows; raise SYNSHARDS"):
+        read(path, columns)
+
+
+@pytest.mark.parametrize("kind", ["text", "id", "number", "position"])
+def test_a_long_text_that_comes_a_million_times(tmp_path: Path, kind: Kind) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["9" * 20_000])
+    pq.write_table(pa.table({"c": texts}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: .*4\.0 GB of text in 200000 rows"):
+        read(tmp_path / "t.parquet", {"o": Column("c", kind)})
+    rows = read(tmp_path / "t.parquet", {"o": Column("c", "value")})
+    assert len(rows) == 200_000
