@@ -22,7 +22,6 @@ import tyro
 
 from eval.commands import Sources, evaluate_paths, export_path
 from eval.evaluate import Options
-from eval.folds import POOLED_NOTE, pool_folds
 from shards.command import HELP, UsageError, parse, run_command, show_usage
 
 
@@ -87,9 +86,6 @@ def _evaluate(args: list[str]) -> None:
     paths = (*asked.paths, *asked.compare)
     if len(paths) < at_least:
         raise UsageError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
-    if asked.pool:
-        paths = (pool_folds(paths, asked.out or paths[0], asked.criterion),)
-    notes = (POOLED_NOTE,) if asked.pool else ()
     sources = Sources(
         paths=paths,
         data=asked.data,
@@ -98,8 +94,9 @@ def _evaluate(args: list[str]) -> None:
         segmentation=asked.segmentation,
         split=asked.split,
     )
-    options = Options(criterion=asked.criterion, images=asked.images, notes=notes)
-    evaluate_paths(sources, options, out=asked.out, command=["python", "-m", "eval", *args])
+    options = Options(criterion=asked.criterion, images=asked.images)
+    command = ["python", "-m", "eval", *args]
+    evaluate_paths(sources, options, out=asked.out, command=command, pool=asked.pool)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from eval.evaluate import Evaluation, Options, evaluate
 from eval.export import SHADER, layer_of, write_layer
+from eval.folds import POOLED_NOTE, pool_folds
 from eval.gallery import public_source
 from eval.predictions import read_predictions
-from eval.report import metrics_of, write_report
-from eval.subject import Subject, open_subject, read_tags
+from eval.report import REPORT, metrics_of, write_report
+from eval.subject import Subject, folder_of, open_subject, read_tags
 from eval.text import headline
+from shards.locks import sole_writer, sole_writer_of_file
 from shards.progress import progress
 
 STEPS = 5
@@ -30,26 +32,37 @@ class Sources:
 
 
 def evaluate_paths(
-    sources: Sources, options: Options, *, out: Path | None, command: list[str]
+    sources: Sources, options: Options, *, out: Path | None, command: list[str], pool: bool = False
 ) -> None:
-    """Evaluate runs or predictions files; write metrics.json and report.html; print headlines."""
+    """Evaluate runs or predictions files; write metrics.json and report.html; print headlines.
+
+    One evaluation at a time writes to a folder; `pool` takes the runs as folds of one.
+    """
     if sources.segmentation and not public_source(sources.segmentation):
         raise ValueError(
             f"--segmentation {sources.segmentation} cannot be linked to; give the URL (http, "
             "https, s3, gs) of a precomputed segmentation"
         )
-    tags = read_tags(sources.tags) if sources.tags else None
-    subjects = [replace(_open(path, sources), tags=tags) for path in sources.paths]
-    found = [_evaluate(subject, options) for subject in with_names(subjects)]
-    metrics = metrics_of(found, command)
-    _, page = write_report(
-        found,
-        metrics,
-        out or subjects[0].folder,
-        images=options.images,
-        segmentation=sources.segmentation,
-        now=datetime.now(UTC),
-    )
+    folder = out or folder_of(sources.paths[0])
+    with sole_writer_of_file(folder / REPORT):
+        for leftover in folder.glob(f".{REPORT}.*.tmp"):
+            leftover.unlink()
+        if pool:
+            pooled = pool_folds(sources.paths, folder, options.criterion)
+            sources = replace(sources, paths=(pooled,))
+            options = replace(options, notes=(*options.notes, POOLED_NOTE))
+        tags = read_tags(sources.tags) if sources.tags else None
+        subjects = [replace(_open(path, sources), tags=tags) for path in sources.paths]
+        found = [_evaluate(subject, options) for subject in with_names(subjects)]
+        metrics = metrics_of(found, command)
+        _, page = write_report(
+            found,
+            metrics,
+            folder,
+            images=options.images,
+            segmentation=sources.segmentation,
+            now=datetime.now(UTC),
+        )
     headline(metrics, print)
     print(f"report: {page}")
 
@@ -81,6 +94,8 @@ def export_path(path: Path, out: Path) -> None:
     """Write a predictions file, or a run's test predictions, as a Neuroglancer layer."""
     file = path / "predictions" / "test.parquet" if path.is_dir() else path
     frame, info = read_predictions(file)
-    write_layer(out, layer_of(frame, info, where=str(file)), info.class_names)
+    layer = layer_of(frame, info, where=str(file))
+    with sole_writer(out):
+        write_layer(out, layer, info.class_names)
     print(f"{len(frame):,} annotations in {out}: serve it, add the layer precomputed://URL, and")
     print(f"colour it by the shader {SHADER}")

@@ -49,6 +49,11 @@ def layer_of(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Layer
     ids = frame["synapse_id"].to_numpy(np.int64)
     if len(np.unique(ids)) < len(ids) or ids.min() < 0:
         raise ValueError(f"{where}: synapse_id must be unique and not negative to be an id")
+    if (nowhere := frame[CENTERS].isna().any(axis=1).to_numpy()).any():
+        raise ValueError(
+            f"{where}: {int(nowhere.sum())} rows have no place, first synapse_id "
+            f"{ids[nowhere.argmax()]}; leave them out, an annotation needs a place"
+        )
     order = np.argsort(ids)
     name = next((n for n in ("pre_root_id", "neuron_id") if n in frame), None)
     neurons = frame[name].to_numpy(np.int64) if name else np.zeros(len(ids), np.int64)

@@ -35,6 +35,8 @@ from shards.documents import write_document
 from shards.files import atomic_write
 from shards.urls import without_secrets
 
+METRICS, REPORT = "metrics.json", "report.html"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
@@ -109,7 +111,7 @@ def write_report(
         synapses_of_neurons=synapses_of_neurons,
         now=now.strftime("%Y-%m-%d %H:%M UTC"),
     )
-    paths = folder / "metrics.json", folder / "report.html"
+    paths = folder / METRICS, folder / REPORT
     write_document(paths[0], metrics)
     with atomic_write(paths[1]) as file:
         file.write(without_secrets(page).encode())

@@ -104,6 +104,11 @@ def open_subject(
     return replace(subject, shards=shards)
 
 
+def folder_of(path: Path) -> Path:
+    """Return where the results of what stands at `path` go."""
+    return path if path.is_dir() else path.parent
+
+
 def _open_run(folder: Path, split: str) -> Subject:
     run, run_text = read_run(folder)
     learning, bad_lines = read_learning(folder)
@@ -139,7 +144,7 @@ def _open_file(path: Path, split: str) -> Subject:
     return Subject(
         name=name_of(path),
         path=path,
-        folder=path.parent,
+        folder=folder_of(path),
         split=split,
         info=info,
         test=make_part(rows, info, where=str(path)),

@@ -1,6 +1,7 @@
 """Pictures of a data set: where its samples lie, how many a neuron has, and sheets of them."""
 
-from itertools import product
+import re
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,24 @@ import numpy as np
 import pandas as pd
 import zarr
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ingest.image_config import QcConfig
 from ingest.sheets import COLUMNS, ROWS, sheet_of_some, sheet_of_worst
 from shards.documents import parse_plain
+from shards.files import atomic_write
 from shards.plan import UNLABELLED_NAME
 from shards.schema import SPLITS, UNLABELLED, Dataset
 from shards.store import ARRAYS
 
 MOST_POINTS = 20_000
 NM_PER_UM = 1000.0
+UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#8a929a", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito
+MARKERS = ("o", "^", "s", "X", "D", "v", "P")
+DOTS_AREA, SMALLEST_DOT, LARGEST_DOT = 6000.0, 4.0, 36.0  # square points
+THINNEST = 0.05  # a picture of one scale is no flatter than that
+WIDE = 50  # more neurons, or samples, are drawn over a logarithm
 
 
 def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataFrame) -> None:
@@ -43,8 +52,9 @@ def draw_all(root: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataF
             chosen = own[own.split == split]
             some = chosen.sample(min(len(chosen), COLUMNS * ROWS), random_state=0)
             if len(some):
-                rows = some.row.sort_values().tolist()
-                sheet_of_some(folder / f"{view}-{split}-{name}.png", array, spec, rows)
+                file = UNSAFE.sub("_", f"{view}-{split}-{name}.png")
+                title = f"{view}, {split}, {name}: {len(some)} of {len(chosen)} samples"
+                sheet_of_some(folder / file, array, spec, some.sort_values("row"), title)
 
 
 def _by_class(dataset: Dataset, samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -58,39 +68,77 @@ def positions_picture(
     folder: Path, dataset: Dataset, kept: pd.DataFrame, rejects: pd.DataFrame
 ) -> None:
     """Draw where samples lie, by split (upper row) and class (lower row), from two sides."""
-    figure = _figure(11, 9)
-    axes = figure.subplots(2, 2)
+    figure = _figure(12, 9)
+    axes = figure.subplots(2, 2, sharex="col", sharey="col")
     shown = kept.sample(min(len(kept), MOST_POINTS), random_state=0)
-    codes = {split: shown[shown.split == split] for split in SPLITS}
-    classes = _by_class(dataset, shown)
-    for row, groups in enumerate((codes, classes)):
+    splits = {
+        f"{split} ({(kept.split == split).sum()})": shown[shown.split == split] for split in SPLITS
+    }
+    if len(rejects):
+        some = rejects.sample(min(len(rejects), MOST_POINTS), random_state=0)
+        splits[f"rejected ({len(rejects)})"] = some
+    whole = _by_class(dataset, kept)
+    classes = {
+        f"{name} ({len(whole[name])})": part for name, part in _by_class(dataset, shown).items()
+    }
+    dot = float(np.clip(DOTS_AREA / len(shown), SMALLEST_DOT, LARGEST_DOT))
+    for row, (title, groups) in enumerate((("By split", splits), ("By class", classes))):
         for column, across in enumerate(("y", "z")):
             axis = axes[row, column]
-            for name, part in groups.items():
-                _scatter(axis, part, across, f"{name} ({len(part)})")
-            if row == 0 and len(rejects):
-                _scatter(axis, rejects, across, f"rejected ({len(rejects)})")
-            axis.set(xlabel="x (µm)", ylabel=f"{across} (µm)")
-            axis.invert_yaxis()
-            axis.legend(markerscale=4, fontsize=8)
+            for (name, part), color, marker in zip(groups.items(), cycle(COLORS), cycle(MARKERS)):
+                _scatter(axis, part, across, label=name, s=dot, color=color, marker=marker)
+            axis.set(xlabel="x (µm)", ylabel=f"{across} (µm)", title=f"{title}, x and {across}")
+            axis.tick_params(labelbottom=True)
+        axes[row, 1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), markerscale=1.5)
+    for axis in axes[0]:
+        axis.invert_yaxis()
+    for axis in axes.flat:
+        _same_scale(axis)
     _save(figure, folder / "positions.png")
 
 
+def _same_scale(axis: Any) -> None:
+    """Give both axes one scale, unless the picture would be a thin line."""
+    width, height = (abs(np.ptp(limits)) for limits in (axis.get_xlim(), axis.get_ylim()))
+    if THINNEST <= height / width <= 1 / THINNEST:
+        axis.set_aspect("equal", adjustable="box")
+    else:
+        axis.set_title(f"{axis.get_title()} (axes differ in scale)")
+
+
 def neurons_picture(folder: Path, kept: pd.DataFrame) -> None:
-    """Draw how many samples the neurons of each split have."""
-    figure = _figure(6, 4)
+    """Draw how many samples the known neurons of each split have, most first."""
+    figure = _figure(7, 4)
     axis = figure.subplots()
-    for split in SPLITS:
-        sizes = np.sort(kept[kept.split == split].groupby("neuron_id").size().to_numpy())[::-1]
-        axis.plot(np.arange(1, len(sizes) + 1), sizes, marker=".", label=f"{split} ({len(sizes)})")
-    axis.set(xlabel="neuron, by rank", ylabel="samples", xscale="log", yscale="log")
+    known = kept[kept.neuron_id != 0]
+    for split, color, marker in zip(SPLITS, COLORS, MARKERS, strict=False):
+        sizes = np.sort(known[known.split == split].groupby("neuron_id").size().to_numpy())[::-1]
+        ranks, label = np.arange(1, len(sizes) + 1), f"{split} ({len(sizes)})"
+        axis.plot(ranks, sizes, marker=marker, ms=5, lw=1, color=color, label=label)
+    unknown = len(kept) - len(known)
+    axis.set(
+        xlabel="neuron, by its number of samples",
+        ylabel="samples of the neuron",
+        title=f"{unknown} samples of unknown neurons are left out" if unknown else "",
+    )
+    for which, (_, most) in (("x", axis.get_xlim()), ("y", axis.get_ylim())):
+        scaled = getattr(axis, f"{which}axis")
+        if most > WIDE:
+            getattr(axis, f"set_{which}scale")("log")
+            scaled.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            scaled.set_major_formatter("{x:g}")
+            scaled.set_minor_locator(NullLocator())
+        else:
+            scaled.set_major_locator(MaxNLocator(integer=True))
+            getattr(axis, f"set_{which}lim")(0)
+    axis.grid(color="#e8ecf0")
     axis.legend(title="split (neurons)")
     _save(figure, folder / "neurons.png")
 
 
-def _scatter(axis: Any, part: pd.DataFrame, across: str, label: str) -> None:
+def _scatter(axis: Any, part: pd.DataFrame, across: str, **style: Any) -> None:
     x, y = part.center_x_nm / NM_PER_UM, part[f"center_{across}_nm"] / NM_PER_UM
-    axis.scatter(x, y, s=2, label=label, linewidths=0)
+    axis.scatter(x, y, linewidths=0, alpha=0.8, **style)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -99,4 +147,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Software": None})
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
