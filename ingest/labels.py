@@ -5,6 +5,7 @@ say the same), `single`; each is surer as `..._proofread`, where people have gon
 A manual table outranks the others; others that disagree give no label.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class Funnel:
         self.rows = 0
         self.dropped: dict[str, int] = {}
         self.notes: dict[str, int] = {}
+        self.without_class = Counter[str]()  # values of the label column
 
     def drop(self, step: str, count: int) -> None:
         """Count rows that a step took away."""
@@ -161,6 +163,7 @@ def _read(config: LabelTable, notes: dict[str, int]) -> pd.DataFrame:
     """Return the rows of a label table that have a root id, and their class."""
     rows = _neuron_rows(config, notes, nucleus_column=config.nucleus_column)
     classes = by_value(config.classes, where=config.path)
+    notes.update(_near_misses(_counts(rows.value), classes))
     return pd.DataFrame(
         {
             "root_id": rows.root_id,
@@ -220,9 +223,27 @@ def _with_known_nuclei(rows: pd.DataFrame, nuclei: pd.DataFrame) -> pd.DataFrame
 def _values_of(config: LabelTable) -> str:
     """Return a label table's path and the first of its values."""
     rows = _neuron_rows(config, {}, nucleus_column=None)
-    counts = rows.value.value_counts()
-    values = [f"{value} ({count})" for value, count in counts.items() if count][:SHOWN_VALUES]
-    return f"{config.path} has {', '.join(values) or 'nothing'} in {config.column}"
+    return f"{config.path} has {shown_counts(_counts(rows.value))} in {config.column}"
+
+
+def shown_counts(counts: Mapping[str, int]) -> str:
+    """Return values with their numbers, the commonest first, as an error shows them."""
+    common = Counter(counts).most_common(SHOWN_VALUES)
+    return ", ".join(f"{value!r} ({count})" for value, count in common) or "nothing"
+
+
+def _counts(values: "pd.Series[str]") -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().items() if count}
+
+
+def _near_misses(counts: Mapping[str, int], classes: Mapping[str | None, str]) -> dict[str, int]:
+    """Return a note, with its count, for each value that is a class's but for its case."""
+    known = {value.casefold(): value for value in classes if value is not None}
+    return {
+        f"rows of value {value}, not used: `classes` has {known[value.casefold()]}": count
+        for value, count in counts.items()
+        if value not in classes and value.casefold() in known
+    }
 
 
 def _decide(votes: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
@@ -301,6 +322,10 @@ def _from_column(
         config.classes or {name: name for name in config.class_names}, where="labels"
     )
     label = batch[config.column].astype(object).map(classes).map(codes)
+    missed = _counts(batch[config.column][label.isna()])
+    funnel.without_class.update(missed)
+    for what, count in _near_misses(missed, classes).items():
+        funnel.note(what, funnel.notes.get(what, 0) + count)
     never = pd.Series(False, index=batch.index)
     batch = _drop(
         batch,

@@ -12,7 +12,7 @@ from ingest.config import JobConfig
 from ingest.cut import boxes_of, centers_vx, points_nm
 from ingest.geometry import Box, inside
 from ingest.images import with_images
-from ingest.labels import Funnel, labeller, of_few, tier_counts
+from ingest.labels import Funnel, labeller, of_few, shown_counts, tier_counts
 from ingest.layout import (
     BLOCKS_A_ROW_GROUP,
     REJECT_COLUMNS,
@@ -175,7 +175,9 @@ def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     if samples.empty:
         raise ValueError(
             f"{job.synapses.path}: none of {funnel.rows} synapses has a label "
-            f"({', '.join(f'{k}: {v}' for k, v in funnel.dropped.items() if v)}); check that "
+            f"({', '.join(f'{k}: {v}' for k, v in funnel.dropped.items() if v)}"
+            + (f", among them {shown_counts(funnel.without_class)}" if job.labels.column else "")
+            + "); check that "
             "tables and labels are of one materialization version, and `classes`"
         )
     samples = samples.sort_values("synapse_id", ignore_index=True)

@@ -126,7 +126,7 @@ def test_one_class_empty_in_a_split(make_job: Any) -> None:
 def test_no_label_at_all(make_job: Any) -> None:
     job = make_job()
     job.synapses["ei"] = "unknown"
-    with pytest.raises(ValueError, match=r"none of 64 synapses has a label .*no label: 64"):
+    with pytest.raises(ValueError, match=r"none of 64 .*no label: 64, among them 'unknown' \(64\)"):
         plan(job.write())
 
 

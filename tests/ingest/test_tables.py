@@ -188,8 +188,24 @@ def test_proofread_axons_match_by_value(cells_job: Any) -> None:
 def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
     cells_job.config["labels"]["tables"][0]["classes"] = {"exc": "excitatory"}
     save_cells(cells_job)
-    with pytest.raises(ValueError, match=r"cells\.csv has .*inhibitory \(8\).* in kind: no neuron"):
+    with pytest.raises(
+        ValueError, match=r"cells\.csv has .*'inhibitory' \(8\).* in kind: no neuron"
+    ):
         planned(cells_job)
+
+
+@pytest.mark.parametrize("where", ["column", "table"])
+def test_values_that_differ_by_case_are_told(cells_job: Any, where: str) -> None:
+    note = "rows of value Excitatory, not used: `classes` has excitatory"
+    if where == "column":
+        cells_job.config["labels"] = {"column": "ei"}
+        cells_job.synapses.loc[cells_job.synapses.index[:4], "ei"] = "Excitatory"
+    else:
+        cells_job.cells.loc[0, "kind"] = "Excitatory"
+        save_cells(cells_job)
+    plan = planned(cells_job)
+    assert plan.num_samples == 60
+    assert plan.notes[note] == (4 if where == "column" else 1)
 
 
 @pytest.mark.parametrize("name", ["synapses.csv", "synapses.parquet"])
