@@ -85,7 +85,7 @@ def count_lines(
     """Yield samples of each class and neurons, by split."""
     for split in SPLITS:
         of = f"{neurons[split]} neurons" if any(neurons.values()) else "unknown neurons"
-        yield f"{split:>6}: {_pairs(counts[split])} of {of}"
+        yield f"{split:>6}: {_pairs(counts.get(split, {}))} of {of}"
 
 
 def _pairs(counts: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from ingest.config import JobConfig
 from ingest.image_config import Center
 from shards.documents import document, parse_plain
-from shards.schema import check_schema_version
+from shards.schema import SPLITS, check_schema_version
 
 
 @with_config(extra="allow", strict=True)
@@ -75,6 +75,12 @@ class Prediction:
     store_bytes: int
 
 
+def _check_splits(**by_split: Mapping[str, object]) -> None:
+    for name, value in by_split.items():
+        if set(value) != set(SPLITS):
+            raise ValueError(f"{name} is of {', '.join(value)}, expected {', '.join(SPLITS)}")
+
+
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -102,6 +108,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_schema_version(self.schema_version, where="the plan")
+        _check_splits(counts=self.counts, neurons=self.neurons)
+        views = self.config.samples.views
+        if self.voxel_size_nm.keys() != views.keys():
+            raise ValueError(f"voxel_size_nm is of {', '.join(self.voxel_size_nm)}")
+        mips = {str(view.mip) for view in views.values()}
+        if not self.config.has_images and self.prediction.by_mip.keys() != mips:
+            raise ValueError(f"prediction.by_mip is of {', '.join(self.prediction.by_mip)}")
+        if self.num_blocks != -(-self.num_samples // self.config.samples_per_block):
+            raise ValueError(f"{self.num_blocks} blocks do not hold {self.num_samples} samples")
 
     @property
     def job(self) -> JobConfig:
@@ -121,3 +136,6 @@ class Rules:
     qc_flags: dict[str, int]
     center: Center
     prediction: Prediction
+
+    def __post_init__(self) -> None:
+        _check_splits(neurons=self.neurons)

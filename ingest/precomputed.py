@@ -1,9 +1,9 @@
 """A precomputed volume's `info`, and CloudVolume's way to read it: by choice, or as a check."""
 
-import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ from ingest.cut import read_each
 from ingest.fetch import Fetcher
 from ingest.geometry import Box
 from ingest.scale import Layer, MissingDataError, scale_from_info
+from ingest.volume_info import parse_info
 
 
-def fetch_info(path: str) -> Any:
+def fetch_info(path: str) -> dict[str, Any]:
     """Return the `info` of the volume at `path`."""
+    if "://" not in path and not Path(path).is_dir():
+        raise ValueError(f"{path}: no volume there, no such folder; correct volume.path")
     found = Fetcher(path).file("info")
     if found is None:
         raise ValueError(f"{path}: no volume there (no `info`); correct volume.path in the config")
-    try:
-        return json.loads(bytes(found[0]))
-    except ValueError as error:
-        raise ValueError(f"{path}: its info is not JSON ({error}); it is no volume") from None
+    return parse_info(bytes(found[0]), where=f"{path}/info")
 
 
 class UnreadableError(ValueError):

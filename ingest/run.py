@@ -15,7 +15,7 @@ from ingest.layout import Layout, read_plan
 from ingest.masks import mask_scale
 from ingest.plan import table_identity
 from ingest.plan_record import Plan
-from ingest.schedulers import Finished, finished_blocks, finished_here
+from ingest.schedulers import Blocks, finished_blocks, finished_here
 from ingest.selftest import check_masks, check_voxels
 from ingest.volumes import open_volume, reference_reader, volume_identity
 from shards.files import FULL
@@ -69,7 +69,7 @@ def run_dataset(
         check_sources(plan)
         self_test(layout, plan)
         start = time.monotonic()
-        finished: Iterator[Finished]
+        finished: Blocks
         if task is not None:
             finished = finished_here(root, todo)
         else:
@@ -148,13 +148,13 @@ def _disk_trouble(error: BaseException) -> str | None:
     return None
 
 
-def _collect(plan: Plan, blocks: list[int], finished: Iterator[Finished]) -> list[BlockResult]:
+def _collect(plan: Plan, blocks: list[int], finished: Blocks) -> list[BlockResult]:
     """Follow the blocks to their end; then name those that failed."""
     results: list[BlockResult] = []
     failed: dict[int, BaseException] = {}
     samples = plan.job.samples_per_block
     total = sum(min(samples, plan.num_samples - block * samples) for block in blocks)
-    with progress("ingest", total) as advance:
+    with closing(finished), progress("ingest", total) as advance:
         for block, outcome in finished:
             if not isinstance(outcome, BlockResult):
                 if _disk_trouble(outcome):

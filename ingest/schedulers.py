@@ -7,7 +7,7 @@ certificate of dask's config.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -27,12 +27,10 @@ from shards.pack import end_with_parent
 RETRIES = 2
 LOOPBACK = "127.0.0.1:0"
 
-Finished = tuple[int, BlockResult | BaseException]
+Blocks = Generator[tuple[int, BlockResult | BaseException], None, None]
 
 
-def finished_blocks(
-    root: Path, blocks: Sequence[int], scheduler: str, num_workers: int
-) -> Iterator[Finished]:
+def finished_blocks(root: Path, blocks: Sequence[int], scheduler: str, num_workers: int) -> Blocks:
     """Run blocks, and yield each with what came of it; one that fails is tried again.
 
     `scheduler` is threads, processes, slurm or the address of a Dask scheduler.
@@ -45,7 +43,7 @@ def finished_blocks(
         yield from _with_dask(root, blocks, scheduler, num_workers)
 
 
-def finished_here(root: Path, blocks: Sequence[int]) -> Iterator[Finished]:
+def finished_here(root: Path, blocks: Sequence[int]) -> Blocks:
     """Run blocks one after the other in this thread; as `finished_blocks`, but tried once."""
     token = _token(root)
     for block in blocks:
@@ -57,9 +55,7 @@ def _processes(count: int) -> Executor:
     return ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent)
 
 
-def _in_pool(
-    root: Path, blocks: Sequence[int], make_pool: Callable[[], Executor]
-) -> Iterator[Finished]:
+def _in_pool(root: Path, blocks: Sequence[int], make_pool: Callable[[], Executor]) -> Blocks:
     token, left = _token(root), list(blocks)
     for _ in range(1 + RETRIES):
         broken = []
@@ -96,9 +92,7 @@ def _attempt(root: str, token: str, block: int) -> BlockResult | BaseException:
         return error
 
 
-def _with_dask(
-    root: Path, blocks: Sequence[int], scheduler: str, num_workers: int
-) -> Iterator[Finished]:
+def _with_dask(root: Path, blocks: Sequence[int], scheduler: str, num_workers: int) -> Blocks:
     import distributed
 
     token = _token(root)

@@ -15,7 +15,8 @@ from ingest.ranged import RangedVolume
 from ingest.scale import Scale, StoredSizes, scale_from_info, scale_of_stack
 from ingest.tiff import Stack, TiffVolume, open_stack
 from ingest.tree import folder_identity
-from shards.files import read_json
+from ingest.volume_info import parse_info
+from shards.documents import read_bytes
 
 
 class Volume(Protocol):
@@ -49,15 +50,10 @@ class Volume(Protocol):
 
 def load_info(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
     """Return a precomputed volume's `info`: its own, or with `saved` the file that config names."""
-    if saved and config.info is not None:
-        info = read_json(
-            Path(config.info), what="info of a volume", cure="correct volume.info in the config"
-        )
-    else:
-        info = fetch_info(config.path)
-    if not isinstance(info, dict) or not info.get("scales"):
-        raise ValueError(f"{config.path}: its info lists no scales; it is no precomputed volume")
-    return info
+    if not saved or config.info is None:
+        return fetch_info(config.path)
+    what, cure = "info of a volume", "correct volume.info in the config"
+    return parse_info(read_bytes(Path(config.info), what=what, cure=cure), where=config.info)
 
 
 def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
