@@ -25,8 +25,8 @@ from typing import Annotated, Literal
 import tyro
 
 from shards.command import HELP, UsageError, parse, run_command, show_usage
-from shards.files import read_json
 from trainer.config import Config, System
+from trainer.launcher import end_with_launcher
 from trainer.recipes import RECIPES, get_recipe
 
 Flat = tyro.conf.arg(name="")
@@ -136,6 +136,7 @@ class Recipes:
 
 def main(args: list[str]) -> None:
     """Do what the arguments say."""
+    end_with_launcher()
     if not args or args[0] in HELP:
         show_usage(f"{__doc__}\nRecipes: {', '.join(RECIPES)}", args)
     elif args[0] in COMMANDS:
@@ -224,13 +225,9 @@ def _predict(args: list[str]) -> None:
         raise UsageError("several runs or a URL have no folder of their own: say --out FOLDER")
     from trainer.predict import predict_runs
 
-    data = job.data
-    if data is None:
-        cure = "train it first, check the path, or give --data"
-        data = read_json(Path(job.run[0]) / "run.json", what="run", cure=cure)["data_url"]
     for path in predict_runs(
         job.run,
-        data=data,
+        data=job.data,
         out=job.out or Path(job.run[0]),
         splits=job.split,
         checkpoint=job.checkpoint,

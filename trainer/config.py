@@ -4,6 +4,7 @@ Two runs with equal `Config`, data and number of ranks learn the same; `System` 
 and what is kept. A field of `Config` decides whether a checkpoint may be resumed.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ class Augment:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if value < 0 or (item.name.endswith("_p") and value > 1):
+            if not 0 <= value < math.inf or (item.name.endswith("_p") and value > 1):
                 raise ValueError(f"augment.{item.name} is out of range, got {value}")
 
 
@@ -167,14 +168,18 @@ class Config:
                 f"crop must be {axes} positive sizes for a {self.view}, got {self.crop}"
             )
         for name in ("epochs", "batch_size", "lr", "width", "accumulate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         for name in ("dropout", "stochastic_depth", "warmup", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for name in NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must not be negative, and finite, got {getattr(self, name)}"
+                )
+        if not self.focal_alpha <= 1:
+            raise ValueError(f"focal_alpha must be at most 1, got {self.focal_alpha}")
         if self.view == "patch" and (given := [n for n in SECTIONS if getattr(self.augment, n)]):
             raise ValueError(f"patches have no sections: augment.{given[0]} is for cubes")
         if self.balance == "class" and self.class_weights != "none":
@@ -208,8 +213,8 @@ class System:
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_s", "readers", "log_steps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
 
 def config_to_json(config: Config) -> dict[str, Any]:

@@ -5,23 +5,31 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin, gather_object
 from torch import Tensor
 
 from shards.stream import require_agreement
 from trainer.config import Config, System
+from trainer.launcher import check_launcher
 
 
 def make_accelerator(config: Config, system: System) -> Accelerator:
     """Return the accelerator, after giving this rank its share of the machine's cores.
 
     `accelerate launch` exports OMP_NUM_THREADS=1 whatever the machine, so 1 counts as not set.
+    Where it asks for what config and system do not, that is a `ValueError`.
     """
+    check_launcher(config, system, os.environ)
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision fp16 needs a GPU and there is none; use --precision bf16 or no")
     threads = system.threads or _threads_from_environment() or _fair_share()
     torch.set_num_threads(threads)
-    return Accelerator(mixed_precision=config.precision)
+    return Accelerator(
+        mixed_precision=config.precision,
+        # Given, so that Accelerate does not read them from the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_plugin=TorchDynamoPlugin(backend="no"),
+    )
 
 
 def check_agreement(accelerator: Accelerator, facts: dict[str, Any]) -> None:

@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from shards.locks import sole_writer
 from shards.progress import Advance, progress
 from shards.shardset import open_shards
+from trainer.classes import class_counts, is_judged
 from trainer.distributed import any_rank, make_accelerator
+from trainer.faults import with_cures
 from trainer.logs import Meter, RunLog
 from trainer.saving import roll_back, save_session, write_run
 from trainer.session import Job, Session
@@ -36,7 +39,12 @@ def train(job: Job) -> bool:
         if main:
             sys.stderr.write(f"{text}\n")
 
-    with open_shards(job.data) as shards:
+    parts = accelerator.num_processes * job.config.accumulate
+    with (
+        open_shards(job.data) as shards,
+        sole_writer(job.out) if main else nullcontext(),
+        with_cures(batch_size=-(-job.config.batch_size // parts), training=True),
+    ):
         session = start_session(job, accelerator, shards, say)
         if session.finished:
             say(f"{job.out} is finished already: {_best(session)}")
@@ -152,6 +160,8 @@ def _due(session: Session, stop: StopRequest, last_save: float) -> tuple[bool, b
 
 def _best(session: Session) -> str:
     state = session.progress
+    if not is_judged(class_counts(session.shards, "val")):
+        return "best is the last epoch, as val holds one class alone"
     ended = f"; ended early: {state.ended}" if state.ended else ""
     return f"best val {session.config.monitor} {state.best:.4f} in epoch {state.best_epoch + 1}" + (
         ended

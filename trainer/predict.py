@@ -14,13 +14,16 @@ from torch import Tensor
 from eval.columns import probability_columns
 from eval.predictions import PredictionsInfo, write_predictions
 from shards.channels import em_channels
+from shards.locks import sole_writer_of_file
 from shards.progress import progress
 from shards.schema import IDENTITY_COLUMNS
 from shards.shardset import ShardSet, open_shards
 from trainer.config import System
 from trainer.distributed import make_accelerator
 from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabilities
+from trainer.faults import with_cures
 from trainer.preflight import is_native
+from trainer.saving import read_run
 from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
 from trainer.tta import Transform, averaged, symmetries
@@ -29,7 +32,7 @@ from trainer.tta import Transform, averaged, symmetries
 def predict_runs(
     runs: tuple[str, ...],
     *,
-    data: str,
+    data: str | None,
     out: Path,
     splits: tuple[str, ...],
     checkpoint: str = "best",
@@ -42,10 +45,12 @@ def predict_runs(
 ) -> list[Path]:
     """Write OUT/predictions/SPLIT.parquet for each split and return the paths.
 
+    `data` is the first run's own shard set where it is None; it must then be as it was in training.
     Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
     `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the files are
     SPLIT.NAME.parquet, of images made worse. batch_size is a rank's; 0 takes the first run's own.
     """
+    place = data or read_run(Path(runs[0])).data_url
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
     first = models[0].config
     if not is_native(first.precision):
@@ -55,14 +60,15 @@ def predict_runs(
         first = replace(first, precision="no")
     accelerator = make_accelerator(first, system)
     written = []
-    with open_shards(data) as shards:
+    with open_shards(place) as shards:
         for split in splits:
             if split not in shards.manifest.splits:
                 raise ValueError(
-                    f"{data}: no split {split!r}; it has {', '.join(shards.manifest.splits)}"
+                    f"{shards.url}: no split {split!r}; it has {', '.join(shards.manifest.splits)}"
                 )
-        for trained in models:
+        for number, trained in enumerate(models):
             check_fit(trained, shards)
+            _check_data(trained, shards, own=data is None and not number)
         views = symmetries(first.view, in_plane=in_plane) if tta or in_plane else []
         predict = _mean_of([_predictor(accelerator, trained, views) for trained in models])
         for split, name in product(splits, stress or (None,)):
@@ -78,7 +84,12 @@ def predict_runs(
             )
             mine = -(-len(shards.index(split)) // accelerator.num_processes)
             shown = progress(f"predict {stem}", mine) if accelerator.is_main_process else None
-            with shown or nullcontext(lambda count: None) as advance:
+            path = out / "predictions" / f"{stem}.parquet"
+            with (
+                sole_writer_of_file(path) if accelerator.is_main_process else nullcontext(),
+                shown or nullcontext(lambda count: None) as advance,
+                with_cures(batch_size=batch_size or first.batch_size, training=False),
+            ):
                 found = split_probabilities(
                     accelerator,
                     predict,
@@ -89,11 +100,26 @@ def predict_runs(
                     alter=_stress(name, models, shards) if name else None,
                     advance=advance,
                 )
-            path = out / "predictions" / f"{stem}.parquet"
-            if accelerator.is_main_process:
-                write_predictions(path, _table(shards, split, found, info), info)
+                if accelerator.is_main_process:
+                    write_predictions(path, _table(shards, split, found, info), info)
             written.append(path)
     return written
+
+
+def _check_data(trained: Trained, shards: ShardSet, *, own: bool) -> None:
+    """Refuse a run's own shard set that was altered since, and say where it is another one."""
+    if trained.state.manifest_sha256 == shards.manifest_sha256:
+        return
+    if own:
+        raise ValueError(
+            f"{shards.url} is not as it was when {trained.folder} was trained (manifest "
+            f"{trained.state.manifest_sha256[:12]}, now {shards.manifest_sha256[:12]}), so samples "
+            "of test may have been trained on; train again, or say --data to predict all the same"
+        )
+    sys.stderr.write(
+        f"note: {trained.folder} was trained on another shard set; where the two share samples, "
+        "it may have been trained on some of these\n"
+    )
 
 
 def _predictor(accelerator: Accelerator, trained: Trained, views: list[Transform]) -> Predict:

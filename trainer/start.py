@@ -6,9 +6,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from shards.schema import UNLABELLED
 from shards.shardset import ShardSet
 from trainer import state as checkpoints
+from trainer.classes import check_classes
 from trainer.config import Layout, config_to_json
 from trainer.distributed import check_agreement
 from trainer.ema import MovingAverage
@@ -30,9 +30,10 @@ def start_session(
     """Start a run in `job.out`, or continue the one that is there.
 
     A run on other data, or with another config, is not continued: that is an error, as are
-    unlabelled samples, an unknown model, and images that do not fit it.
+    unlabelled samples, training on one class, an unknown model, and images that do not fit it.
     """
-    _check_labels(shards)
+    for line in check_classes(shards):
+        say(f"warning: {line}")
     config = job.config
     ranks = accelerator.num_processes
     if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
@@ -83,18 +84,6 @@ def start_session(
         restore(session, saved)
         say(f"continuing {job.out} at epoch {progress.epoch + 1}, step {progress.step}")
     return session
-
-
-def _check_labels(shards: ShardSet) -> None:
-    for split in ("train", "val"):
-        labels = shards.index(split).label
-        if not len(labels):
-            raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
-        if (labels == UNLABELLED).any():
-            raise ValueError(
-                f"{shards.url}: {int((labels == UNLABELLED).sum())} samples of {split} have no "
-                "label; pack labelled samples alone to train on them"
-            )
 
 
 def _memory_format(

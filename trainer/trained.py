@@ -47,7 +47,11 @@ def model_folder(source: str, checkpoint: str) -> Path:
         return _fetched(source.rstrip("/"))
     published = Path(source)
     is_model = (published / "state.json").is_file()
-    return published if is_model else checkpoint_folder(published) / checkpoint
+    if is_model and checkpoint != "best":
+        raise ValueError(
+            f"{source} is one model, not a run with its checkpoints; leave --checkpoint"
+        )
+    return published if is_model else (checkpoint_folder(published) / checkpoint).resolve()
 
 
 def _fetched(url: str) -> Path:
@@ -96,7 +100,7 @@ def check_fit(trained: Trained, shards: ShardSet) -> None:
             f"({', '.join(own.class_names)}) but {shards.url} has {len(names)} "
             f"({', '.join(names)}); predict on data of the same classes"
         )
-    for name in ("view", "channels", "voxel_size_nm"):
+    for name in ("view", "dtype", "channels", "voxel_size_nm"):
         if (expected := getattr(own.image, name)) != (found := getattr(image, name)):
             raise ValueError(
                 f"{trained.folder} was trained on images of {name} {expected} but {shards.url} "

@@ -12,12 +12,13 @@ from typing import get_args
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
 from shards.shardset import ShardSet, open_shards
 from trainer.config import Config, Layout, System
 from trainer.distributed import make_accelerator
+from trainer.faults import is_one_value, is_out_of_memory
 from trainer.losses import cross_entropy, one_hot_targets
 from trainer.memory_format import to_memory_format
 from trainer.models import build_classifier, center_crop, inputs_of, without_weights
@@ -92,7 +93,13 @@ def time_batches(
     """Yield timings at doubling batch sizes, until one does not fit or none is gained twice."""
     best, lost, size = 0.0, 0, 1
     while size <= most and lost < 2:
-        timing = _timing(config, system, shards, accelerator, size)
+        try:
+            timing = _timing(config, system, shards, accelerator, size)
+        except ValueError as error:
+            if size > 1 or not is_one_value(error):
+                raise
+            size = 2  # a batch norm needs more than one image
+            continue
         yield timing
         if not timing.images_s:
             return
@@ -132,8 +139,8 @@ def _timing(
     try:
         forward_and_back = trial_step(config, accelerator, shards, size)
         seconds = _seconds(step, net, device)
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return Timing(batch_size=size, images_s=0.0, memory_gb=0.0)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

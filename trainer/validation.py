@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import torch
 
+from trainer.classes import class_counts, is_judged
 from trainer.evaluate import scores, softmax_of, split_probabilities
 from trainer.logs import RunLog
 from trainer.saving import save_session
@@ -15,8 +16,9 @@ COLLAPSES = 2  # validations in a row
 def end_epoch(session: Session, log: RunLog, *, rollback: bool) -> bool:
     """Validate, log, and save as `last`, and as `best` when it is.
 
-    With a moving average both are validated, and the average decides. Returns whether to go back
-    to the best checkpoint, which nothing is saved before; it never says so without `rollback`.
+    With a moving average both are validated, and the average decides. Where the validation split
+    holds one class alone, the last epoch is the best. Returns whether to go back to the best
+    checkpoint, which nothing is saved before; it never says so without `rollback`.
     """
     state, epoch = session.progress, session.progress.epoch
     raw = validate(session, averaged=False)
@@ -33,10 +35,11 @@ def end_epoch(session: Session, log: RunLog, *, rollback: bool) -> bool:
     state.loss_sum = 0.0
     names = ["last"]
     value = found[session.config.monitor]
-    if state.best is None or _better(value, state.best, session.config.monitor):
+    judged = is_judged(class_counts(session.shards, "val"))
+    if not judged or state.best is None or _better(value, state.best, session.config.monitor):
         state.best, state.best_epoch = value, epoch - 1
         names.append("best")
-    if _consider_ending(session, found, rollback=rollback):
+    if judged and _consider_ending(session, found, rollback=rollback):
         return True
     save_session(session, names)
     return False

@@ -17,6 +17,7 @@ from shards.pack import pack
 from shards.plan import PackOptions
 from shards.schema import Dataset, ImageSpec, View
 from shards.store import create_store, open_for_write, write_dataset, write_rows, write_samples
+from trainer.__main__ import main as command
 
 COUNTS = {"train": 96, "val": 40, "test": 24}
 SHAPES: dict[View, tuple[int, ...]] = {"patch": (1, 32, 32), "cube": (1, 8, 24, 24)}
@@ -34,21 +35,25 @@ def write_shards(
     shape: tuple[int, ...] | None = None,
     channels: tuple[str, ...] = (),
     rare: int = 0,
+    labels_of: dict[str, list[int]] | None = None,
 ) -> str:
     """Write a sample store and its shards below `folder`; return the shards' URL.
 
     Classes take turns, or one sample in `rare` is of class 0 and the others are of class 1, one
-    in seven of which looks as if it were of class 0.
+    in seven of which looks as if it were of class 0. `labels_of` gives a split's labels instead.
     """
+    counts = {name: len(labels) for name, labels in labels_of.items()} if labels_of else counts
     rng = np.random.default_rng(seed)
     shape = shape or SHAPES[view]
     total = sum(counts.values())
     labels = np.arange(total) % len(class_names)
+    if labels_of:
+        labels = np.concatenate([np.array(part) for part in labels_of.values()])
     looks = labels
     if rare:
         labels = (np.arange(total) % rare > 0).astype(int)
         looks = labels * (np.arange(total) % 7 > 0)
-    images = np.stack([_texture(rng, shape, grain=2 + 3 * int(look)) for look in looks])
+    images = np.stack([_texture(rng, shape, grain=2 + 3 * max(0, int(look))) for look in looks])
     if shuffled_labels:
         labels = rng.permutation(labels)
     spec = ImageSpec(
@@ -64,8 +69,28 @@ def write_shards(
     write_samples(store, _table(labels, splits))
     write_dataset(store, _dataset(spec, view, class_names, labels, splits))
     url = str(folder / view)
-    pack(store, view, url, PackOptions(samples_per_shard=64, seed=seed), workers=1)
+    options = PackOptions(
+        samples_per_shard=64, seed=seed, unlabelled="keep" if labels_of else "leave-out"
+    )
+    pack(store, view, url, options, workers=1)
     return url
+
+
+def main(words: Sequence[object]) -> None:
+    """Do what a command of the trainer does; of options that come again the last counts."""
+    command(overriding(*words))
+
+
+def overriding(*words: object) -> list[str]:
+    """Return a command whose options stand once: of those that come again, the last."""
+    groups: dict[str, list[str]] = {"": []}
+    name = ""
+    for word in map(str, words):
+        if word.startswith("--"):
+            name = word
+            groups[name] = []
+        groups[name].append(word)
+    return [word for group in groups.values() for word in group]
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, ...], *, grain: int) -> np.ndarray:
@@ -162,7 +187,7 @@ def _launch(*arguments: object, ranks: int = 1, launcher: bool = True) -> subpro
         flags = ("--multi_gpu", "--num_processes", str(ranks)) if ranks > 1 else ()
         start = (*start, "accelerate.commands.launch", "--quiet", *flags, "-m")
     return subprocess.Popen(
-        [*start, "trainer", *map(str, arguments), "--threads", "1"],
+        [*start, "trainer", *overriding(*arguments, "--threads", "1")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from eval.predictions import read_predictions
-from trainer.__main__ import main
+from tests.trainer.conftest import main
 from trainer.models import Classifier
 from trainer.models3d import UNetEncoder3D
 from trainer.norms import set_norm

@@ -246,6 +246,7 @@ def test_differences_are_named() -> None:
     [
         ({"crop": [24, 96]}, "crop must be 3 positive sizes for a cube"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": float("inf")}, "lr is inf, expected a finite number"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"colour": 1}, "unknown key colour"),
     ],

@@ -17,7 +17,7 @@ from eval.subject import open_subject
 from shards.documents import dump_json
 from shards.shardset import open_shards
 from shards.stream import Batch
-from trainer.__main__ import main
+from tests.trainer.conftest import main
 from trainer.session import Session
 from trainer.step import train_step
 from trainer.trained import load_trained
@@ -258,7 +258,10 @@ def test_another_config_is_not_resumed_with(cubes: str, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense", "--data", "x"], "unknown recipe 'nonsense'; known recipes: .*resnet18_2d"),
+        (
+            ["nonsense", "--data", "x"],
+            "unknown recipe or command 'nonsense'; recipes are ",
+        ),
         ([*TINY, "--data", "nowhere"], "nowhere"),
         ([*TINY, "--model", "x", "--data", "CUBES"], "unknown model 'x'; known models: .*resnet18"),
         ([*TINY_2D, "--data", "CUBES"], "for patch images but the shards hold cube images"),

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from eval.predictions import read_predictions
+from tests.trainer.conftest import main
 from trainer.stopping import REQUEUE
 
 TINY = (
@@ -66,8 +67,6 @@ def cubes(make_shards: Callable[..., str], tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def unbroken(cubes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 40 steps in one go."""
-    from trainer.__main__ import main
-
     out = tmp_path_factory.mktemp("unbroken") / "run"
     main([*TINY, "--data", cubes, "--out", str(out), "--threads", "1"])
     return out
@@ -117,8 +116,6 @@ RANKS = (
 @pytest.fixture(scope="module")
 def one_rank(cubes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 20 steps on one rank, with predictions."""
-    from trainer.__main__ import main
-
     out = tmp_path_factory.mktemp("one") / "run"
     main([*RANKS, "--data", cubes, "--out", str(out)])
     main(["predict", str(out), "--split", "val", "--checkpoint", "last", "--threads", "1"])
@@ -154,7 +151,6 @@ def test_two_ranks_learn_and_predict_what_one_does(
 def test_what_two_ranks_began_one_rank_ends(
     cubes: str, one_rank: Path, launch: Launch, tmp_path: Path
 ) -> None:
-    from trainer.__main__ import main as alone
 
     command = [*RANKS, "--data", cubes, "--out", str(tmp_path / "run")]
     first = launch(*command, "--checkpoint-steps", "3", ranks=2)
@@ -168,6 +164,38 @@ def test_what_two_ranks_began_one_rank_ends(
     begun = state(tmp_path / "run")
     assert begun["world_size"] == 2
     assert 0 < begun["progress"]["step"] < 10, "the kill must fall in mid-epoch"
-    alone(command)
+    main(command)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 1
     assert_alike(one_rank, tmp_path / "run")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGTERM), (2, signal.SIGKILL)])
+def test_no_rank_trains_on_when_its_launcher_has_ended(
+    ranks: int, number: int, cubes: str, launch: Launch, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [*RANKS, "--epochs", "500", "--data", cubes, "--out", str(out)]
+    first = launch(*command, "--checkpoint-steps", "3", ranks=ranks)
+    wait_for_step(out, 3, first)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    assert len(children) >= ranks
+    first.send_signal(number)
+    first.wait(timeout=60)
+    end = time.monotonic() + 60
+    while alive := [pid for pid in children if is_alive(int(pid))]:
+        assert time.monotonic() < end, f"{alive} outlast their launcher"
+        time.sleep(0.05)
+    reached = state(out)["progress"]
+    time.sleep(0.5)
+    assert state(out)["progress"] == reached
+    if number == signal.SIGTERM:  # asked, so each rank ended in good order
+        assert not [*out.rglob("*.tmp"), *out.rglob(".lock")]
+        assert json.loads((out / "run.json").read_text())["status"] == "stopped"

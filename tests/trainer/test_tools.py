@@ -60,7 +60,7 @@ def test_the_state_of_git_is_the_checkout_s_own() -> None:
         ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     state = git_state()
-    assert (state["commit"] if state else "") == inside.stdout.strip()
+    assert (state.commit if state else "") == inside.stdout.strip()
 
 
 @pytest.mark.parametrize("command", ["augment", "batch-size"])
