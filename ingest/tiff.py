@@ -218,7 +218,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ValueError(f"{path}: {error}") from None
+        none = "0 valid images: " if error.reason == "unreadable" else ""
+        raise ValueError(f"{path}: {none}{error}") from None
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; put it back, or plan again") from None
 

@@ -67,7 +67,7 @@ WRONG_STACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: RIGHT["axes QYX"][0]()[:1100],
         "stack.tif: its header states 5 sections, its list of pages breaks off after 1; it was",
     ),
-    "text": (lambda: b"no stack", "stack.tif: not a readable image"),
+    "text": (lambda: b"no stack", "stack.tif: 0 valid images: not a readable image"),
 }
 
 
@@ -155,7 +155,7 @@ SECTIONS = {
     "several": (RIGHT["axes QYX"][0], r"s3.tif: found 5 sections .*in a folder a file is one"),
     "channels": (RIGHT["ImageJ C"][0], "s3.tif: found 3 channels"),
     "cut": (lambda: tiff(STACK[0])[:-100], "s3.tif: its header states 1 sections, 0 are whole"),
-    "empty": (lambda: b"", "s3.tif: not a readable image"),
+    "empty": (lambda: b"", "s3.tif: 0 valid images: not a readable image"),
 }
 
 
