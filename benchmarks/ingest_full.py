@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from ingest.cave_client import TOKEN_VARIABLE
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from ingest.config import load_job
 from ingest.finish import finish_dataset
 from ingest.plan import plan_dataset
@@ -70,7 +70,7 @@ def full_job(rows: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
     options.folder.mkdir(parents=True)
     tables = public_tables(rows.select_dtypes("number"), {"types": neuron_types(rows)})
     with CaveServer(tables=tables) as cave, EmServer(latency_ms=options.latency_ms) as em:
-        os.environ[TOKEN_VARIABLE] = cave.token
+        os.environ |= {TOKEN_VARIABLE: cave.token, SERVER_VARIABLE: cave.address}
         config = options.folder / "job.yaml"
         config.write_text(yaml.safe_dump(job(cave, em, options)))
         out = options.folder / "data"

@@ -8,9 +8,12 @@ table, into ranges of ids.
 
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.cave_client import Answer, Cave, Patience, Question
+from ingest.cave_client import LOG, TOLD_WAIT_S, Answer, Cave, Patience, Question
 from ingest.cave_config import CaveConfig
 from ingest.config import JobConfig, LabelConfig, LabelTable, ProofreadTable, SynapseConfig
 from ingest.labels import neuron_labels
@@ -28,9 +31,11 @@ from ingest.plan_record import Source
 from ingest.tables import AXES
 from shards.documents import read_document, write_document
 from shards.files import atomic_write, sha256_of_file
+from shards.locks import sole_writer
 from shards.progress import progress
 from shards.table_files import named_errors
 
+WAIT_S = 0.2  # between looks whether another plan has ended
 NUCLEUS_ID = "target_id"  # a reference table's other ids swap names between ways of asking
 
 Item = TypeVar("Item")
@@ -114,8 +119,10 @@ class Library:
         path = self._folder / f"{question.table}.{self._digest(question)}.parquet"
         about = path.with_suffix(".json")
         if not _is_whole(path, about):
-            rows = write(path)
-            write_document(about, self._about(question, path, rows))
+            with _turn_to_write(self._folder):
+                if not _is_whole(path, about):  # nobody else has written it meanwhile
+                    rows = write(path)
+                    write_document(about, self._about(question, path, rows))
         self.sources.append(_entry(about))
         return path
 
@@ -273,6 +280,23 @@ def cache_folder(config: CaveConfig) -> Path:
         return Path(config.cache)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "synshards" / "cave"
+
+
+@contextmanager
+def _turn_to_write(folder: Path) -> Iterator[None]:
+    """Wait until no other plan fetches into a folder of the cache, and keep others waiting."""
+    said_at = time.monotonic() + TOLD_WAIT_S
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(sole_writer(folder))
+                break
+            except ValueError as error:
+                if time.monotonic() > said_at:
+                    LOG.warning("%s", str(error).replace("wait for it, or end it", "waiting"))
+                    said_at = math.inf
+                time.sleep(WAIT_S)
+        yield
 
 
 def _is_whole(path: Path, about: Path) -> bool:

@@ -5,7 +5,6 @@ module: every message that leaves has it taken out.
 """
 
 import logging
-import os
 import random
 import re
 import threading
@@ -19,18 +18,23 @@ import pandas as pd
 import pyarrow as pa
 import requests
 from caveclient import CAVEclient
-from caveclient.auth import AuthClient
 from caveclient.base import AuthException
 from packaging.version import Version
 from requests.adapters import HTTPAdapter
 
 from ingest.cave_config import CaveConfig
+from ingest.cave_token import (
+    TIMEOUT_S,
+    check_server,
+    find_token,
+    guarded_sessions,
+    where_token_goes,
+)
 
-TOKEN_VARIABLE = "CAVE_TOKEN"
 OLDEST_SERVER = Version("5.13.0")  # caveclient 8 refuses older ones, query by query
 API_VERSION = 3
 TOLD_WAIT_S = 5.0  # longer waits are told
-TIMEOUT_S = (30.0, 900.0)  # to connect, and between two bytes
+UNHEALED = "Name or service not known|No address associated|CERTIFICATE_VERIFY_FAILED|WRONG_VERSION"
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_ASKED_WAIT_S = 600.0
 RESOLUTION = "dataframe_resolution"
@@ -86,6 +90,7 @@ class Cave:
         self.config = config
         self._patience = Patience() if patience is None else patience
         self._rng = random.Random()
+        check_server(config.server)
         self._token = find_token(config.server)
         self._heard = threading.local()
         self.timestamp: str = self._patiently(self._pin, "the version")
@@ -116,16 +121,18 @@ class Cave:
     @cached_property
     def _materialize(self) -> Any:
         """The client's materialization part, its server checked, every response looked at."""
-        client = CAVEclient(
-            self.config.datastack,
-            server_address=self.config.server,
-            auth_token=self._token,
-            write_server_cache=False,
-            max_retries=0,
-        )
-        materialize = client.materialize
+        with guarded_sessions():
+            client = CAVEclient(
+                self.config.datastack,
+                server_address=self.config.server,
+                auth_token=self._token,
+                write_server_cache=False,
+                max_retries=0,
+            )
+            check_server(client.local_server)
+            materialize = client.materialize
         for scheme in ("http://", "https://"):
-            materialize.session.mount(scheme, _Adapter(pool_maxsize=self.config.concurrency))
+            materialize.session.mount(scheme, HTTPAdapter(pool_maxsize=self.config.concurrency))
         materialize.session.hooks["response"].append(self._hear)
         self._check_server(materialize)
         return materialize
@@ -207,7 +214,7 @@ class Cave:
 
     def _patiently(self, call: Callable[[], Result], what: str) -> Result:
         """Return what `call` returns, asking again after answers that were cut, late or busy."""
-        reason = ""
+        reason, told_at = "", time.monotonic() + TOLD_WAIT_S
         for attempt in range(self._patience.attempts):
             asked_for_s = 0.0
             try:
@@ -219,8 +226,12 @@ class Cave:
                 raise self._refused("it asks to log in") from None
             except (OSError, pa.ArrowException) as error:
                 reason = self._clean(f"{type(error).__name__}: {error}")
+                if re.search(UNHEALED, reason):
+                    raise ValueError(
+                        f"{self._name}: cannot be reached ({reason}); correct cave.server"
+                    ) from None
             wait_s = self._patience.wait_s(attempt, asked_for_s, self._rng)
-            if wait_s > TOLD_WAIT_S:
+            if time.monotonic() + wait_s > told_at:
                 LOG.warning("CAVE, %s: %s; asking again in %.0f s", what, reason, wait_s)
             time.sleep(wait_s)
         raise ValueError(
@@ -245,44 +256,11 @@ class Cave:
     def _refused(self, said: str) -> ValueError:
         return ValueError(
             f"{self._name}: the token was refused ({said}); accept the terms of the data set "
-            f"where that is asked, or {_where_token_goes(self.config.server)}"
+            f"where that is asked, or {where_token_goes(self.config.server)}"
         )
 
     def _clean(self, text: str) -> str:
         return " ".join(text.replace(self._token, "[token]").split())[:300]
-
-
-class _Adapter(HTTPAdapter):
-    """Connections that do not wait for ever; repeating is left to `Cave`."""
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        return super().send(request, **{**options, "timeout": options.get("timeout") or TIMEOUT_S})
-
-
-def find_token(server: str) -> str:
-    """Return the token, from CAVE_TOKEN or else caveclient's files; none is a `ValueError`."""
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token is None:
-        try:
-            token = AuthClient(server_address=server).token
-        except (ValueError, AttributeError):
-            raise ValueError(
-                "the file with the CAVE token is not JSON with a key `token`; "
-                + _where_token_goes(server)
-            ) from None
-    if not token:
-        raise ValueError(f"there is no CAVE token for {server}; {_where_token_goes(server)}")
-    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token.strip()):
-        raise ValueError(f"what is set as CAVE token is none; {_where_token_goes(server)}")
-    return token.strip()
-
-
-def _where_token_goes(server: str) -> str:
-    return (
-        f"get a token at {server}/auth/api/v1/create_token and put it as "
-        '{"token": "..."} into ~/.cloudvolume/secrets/cave-secret.json, or into the environment '
-        f"variable {TOKEN_VARIABLE}"
-    )
 
 
 def _with_whole_numbers(rows: pd.DataFrame, stream: bytes) -> pd.DataFrame:

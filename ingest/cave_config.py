@@ -1,5 +1,6 @@
 """Where a job's CAVE tables come from. No token belongs here: it comes from its own places."""
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -29,9 +30,8 @@ class CaveConfig:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.server)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise ValueError(f"cave.server must be an address like {PUBLIC_SERVER}, nothing more")
-        if parts.query or parts.fragment:
+        netloc = re.fullmatch(r"([^@\s]+?)(:\d{1,5})?", parts.netloc)
+        if parts.scheme not in ("http", "https") or netloc is None or parts.query or parts.fragment:
             raise ValueError(f"cave.server must be an address like {PUBLIC_SERVER}, nothing more")
         if min(self.version, self.neurons_per_query, self.row_cap, self.concurrency) < 1:
             raise ValueError(

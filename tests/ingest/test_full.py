@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.ingest_full import full_job
-from ingest.cave_client import TOKEN_VARIABLE
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 
 pytestmark = pytest.mark.real_data
 
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.real_data
 def test_killed_on_two_workers_it_is_complete_and_right(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "so that it is put back")
+    for name in (TOKEN_VARIABLE, SERVER_VARIABLE):
+        monkeypatch.setenv(name, "so that it is put back")
     rows = pd.read_parquet(shared_data / "minnie65_ei_synapses.parquet").iloc[::100]
     options = Namespace(
         folder=tmp_path / "job",

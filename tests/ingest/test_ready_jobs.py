@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from ingest.__main__ import main
-from ingest.cave_client import TOKEN_VARIABLE
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from shards.command import run_command
 from tests.conftest import REPOSITORY
 from tests.servers.cave import CaveServer
@@ -155,6 +155,7 @@ def test_minnie65_cave(
     em: EmServer, cave: CaveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, cave.token)
+    monkeypatch.setenv(SERVER_VARIABLE, cave.address)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     addresses = {IMAGE: em.url, CAVE: cave.address}
     plan, samples, read = plan_and_run_a_block("minnie65_cave.yaml", addresses, tmp_path)
@@ -186,6 +187,7 @@ def test_minnie65_earlier(
     em: EmServer, cave: CaveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, cave.token)
+    monkeypatch.setenv(SERVER_VARIABLE, cave.address)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     addresses = {IMAGE: em.url, CAVE: cave.address}
     plan, samples, read = plan_and_run_a_block("minnie65_earlier.yaml", addresses, tmp_path)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ingest.cave_client import TOKEN_VARIABLE
 from ingest.cave_config import CaveConfig
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from tests.ingest.cave.case import ROOT, SYNAPSES, TOKEN, TYPES, cell_types
 from tests.servers.cave import CaveServer, Version
 from tests.servers.cave_tables import CaveTable, public_tables
@@ -26,6 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CaveServ
     tables["proofreading"] = CaveTable(rows=proofread)
     versions = {943: Version(), 1300: Version(), 661: Version(expired=True)}
     with CaveServer(tables=tables, token=TOKEN, versions=versions) as running:
+        monkeypatch.setenv(SERVER_VARIABLE, running.address)
         yield running
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from ingest.cave import Library
-from ingest.cave_client import TOKEN_VARIABLE
 from ingest.cave_config import CaveConfig
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from ingest.config import SynapseConfig
 from tests.ingest.cave.case import HASTE, assert_exact
 from tests.servers.cave import CaveServer, Faults
@@ -55,6 +55,7 @@ def test_exact_at_a_tenth_of_faults_and_a_low_cap(
         faults=Faults(rate=0.1, kinds=kinds),
     ) as server:
         monkeypatch.setenv(TOKEN_VARIABLE, server.token)
+        monkeypatch.setenv(SERVER_VARIABLE, server.address)
         library = Library(config_for(server, tmp_path), HASTE)
         found = pd.read_parquet(library.synapses(COLUMNS, sorted(types.pt_root_id)))
         assert_exact(found, rows)
@@ -85,7 +86,8 @@ def test_killed_and_started_again_it_asks_for_the_rest(
         }
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / "job.yaml")]
-        environment = {**os.environ, TOKEN_VARIABLE: server.token}
+        token = {TOKEN_VARIABLE: server.token, SERVER_VARIABLE: server.address}
+        environment = {**os.environ, **token}
         parts = tmp_path / "cache" / server.datastack / "v1300" / "parts"
         process = subprocess.Popen(command, env=environment)
         while len(list(parts.glob("*.parquet"))) < 3:

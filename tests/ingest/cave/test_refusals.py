@@ -2,10 +2,15 @@
 
 import json
 import logging
+import re
+import socket
+import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -13,12 +18,13 @@ import requests
 
 from ingest.__main__ import main
 from ingest.cave import Library
-from ingest.cave_client import END_OF_STREAM, TOKEN_VARIABLE, find_token
+from ingest.cave_client import END_OF_STREAM, Patience
 from ingest.cave_config import CaveConfig
+from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE, check_server, find_token
 from ingest.config import SynapseConfig, load_job
 from shards.command import run_command
 from tests.ingest.cave.case import ALL_ROOTS, HASTE, SYNAPSES, TOKEN, TYPES, ask_for
-from tests.servers.cave import CaveServer, Faults
+from tests.servers.cave import CaveServer, Faults, _Handler
 
 
 def test_the_token_is_told_to_nobody(
@@ -197,3 +203,87 @@ def test_a_server_address_holds_no_secret() -> None:
         with pytest.raises(ValueError, match="must be an address like") as caught:
             CaveConfig(datastack="d", version=1, server=server)
         assert "secret" not in str(caught.value)
+
+
+def test_a_token_goes_to_no_server_but_its_own(
+    config: CaveConfig, server: CaveServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the variable's nor the file's goes to the server that a stranger's job names."""
+    secrets = tmp_path / "home" / ".cloudvolume" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "cave-secret.json").write_text(json.dumps({"token": TOKEN}))
+    for named in ("https://global.daf-apis.com", "http://127.0.0.1:1"):
+        monkeypatch.setenv(SERVER_VARIABLE, named)
+        with pytest.raises(ValueError, match=r"no CAVE token for .*CAVE_TOKEN_SERVER=http"):
+            Library(config, HASTE).table("types")
+    assert server.requests == []
+    name = server.address.partition("//")[2]
+    (secrets / f"{name}-cave-secret.json").write_text(json.dumps({"token": "its own"}))
+    with pytest.raises(ValueError, match="what is set as CAVE token is none"):
+        find_token(server.address)
+    monkeypatch.delenv(SERVER_VARIABLE)
+    assert find_token("https://global.daf-apis.com/") == TOKEN
+
+
+@pytest.mark.parametrize(
+    "address", ["http://cave.example.org", "http://127.0.0.1.example.org", "http://10.0.0.1"]
+)
+def test_a_token_is_not_sent_in_the_clear(config: CaveConfig, address: str) -> None:
+    with pytest.raises(ValueError, match="would go there unencrypted; give an address with https"):
+        Library(replace(config, server=address), HASTE).table("types")
+    for safe in ("https://cave.example.org", "http://localhost:5000", "http://[::1]:1"):
+        check_server(safe)
+
+
+@pytest.mark.parametrize("path", ["/info/version", "/info/api/v2/.*", "/materialize/.*"])
+def test_no_session_follows_a_redirect_to_another_server(
+    server: CaveServer, config: CaveConfig, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with CaveServer(tables={}, token=TOKEN) as other:
+        route = _Handler._route
+
+        def elsewhere(handler: _Handler, found: str, body: bytes) -> None:
+            if handler.cave is server and re.fullmatch(path, found):
+                handler._send(b"", 307, {"Location": other.address + found})
+            else:
+                route(handler, found, body)
+
+        monkeypatch.setattr(_Handler, "_route", elsewhere)
+        with pytest.raises(ValueError, match=r"redirects to another server|sent the question on"):
+            Library(config, HASTE).table("types")
+        assert other.requests == []
+
+
+def test_plans_that_share_the_cache_take_turns(server: CaveServer, config: CaveConfig) -> None:
+    """Two at once, of questions that share parts; the later one finds all of it there."""
+    server.faults = Faults(latency_s=0.02)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [ALL_ROOTS, ALL_ROOTS[:14], ALL_ROOTS]
+        found = list(pool.map(lambda roots: ask_for(config, roots), asked))
+    pd.testing.assert_frame_equal(found[0], found[2])
+    assert set(found[1].pre_pt_root_id) <= set(asked[1])
+    assert len(found[1]) == SYNAPSES.pre_pt_root_id.isin(asked[1]).sum()
+
+
+def test_a_server_that_does_not_exist_is_said_at_once(
+    config: CaveConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVER_VARIABLE, "https://no-such-host.invalid")
+    unknown = socket.gaierror(-2, "Name or service not known")
+    monkeypatch.setattr("socket.getaddrinfo", Mock(side_effect=unknown))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"cannot be reached .*correct cave.server"):
+        Library(replace(config, server="https://no-such-host.invalid"), Patience()).table("types")
+    assert time.monotonic() - started < 5
+
+
+def test_a_server_that_is_down_is_said(
+    config: CaveConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ingest.cave_client.TOLD_WAIT_S", 0.05)
+    monkeypatch.setenv(SERVER_VARIABLE, "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="no answer on the version after 4 attempts"):
+        Library(
+            replace(config, server="http://127.0.0.1:9"), Patience(attempts=4, first_wait_s=0.05)
+        ).table("types")
+    assert "asking again in" in caplog.text
