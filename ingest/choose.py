@@ -22,6 +22,7 @@ from ingest.splits import (
     split_by_name,
     split_by_position,
 )
+from ingest.tables import SPLIT_NAME
 from shards.overlap import overlaps
 from shards.schema import SPLITS
 
@@ -98,7 +99,7 @@ def _splits(samples: pd.DataFrame, job: JobConfig, scales: Mapping[int, Scale]) 
     if config.by == "neuron":
         return split_by_group(_neurons(samples, job), labels, config.fractions, config.seed)
     if config.by == "column":
-        return split_by_name(samples[config.column], where=job.synapses.path)
+        return split_by_name(samples[SPLIT_NAME], where=job.synapses.path)
     if config.by == "block":
         cells = np.floor(points / (config.block_um * NM_PER_UM)).astype(np.int64)
         _, block = np.unique(cells, axis=0, return_inverse=True)

@@ -228,13 +228,6 @@ class JobConfig:
         return self.synapses.columns.pre_root_id is not None
 
     @property
-    def extra_columns(self) -> list[str]:
-        """Columns of the synapse table that are needed beside ours."""
-        by_column = self.splits.column if self.splits.by == "column" else None
-        wanted = (self.labels.column, by_column, self.synapses.columns.file)
-        return [name for name in wanted if name is not None]
-
-    @property
     def uses_cave(self) -> bool:
         """Whether any table is CAVE's."""
         return any(table.source == "cave" for table in self.tables)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ingest.config import JobConfig
 from ingest.labels import Funnel
+from ingest.tables import IMAGE_NAME
 from ingest.tree import is_image, local_folder
 from shards.decode import read_image_file
 from shards.gray import ImageError
@@ -80,7 +81,7 @@ def _with_names(
     samples: pd.DataFrame, job: JobConfig, folder: Path, funnel: Funnel
 ) -> pd.DataFrame:
     """Add `file`, the path below the folder; where the table gives it, also a key made of it."""
-    if (column := job.synapses.columns.file) is None:
+    if job.synapses.columns.file is None:
         here: dict[str, str] = {}
         for path in sorted(folder.iterdir()):
             if is_image(path) and here.setdefault(path.stem, path.name) != path.name:
@@ -92,7 +93,7 @@ def _with_names(
         if unnamed := len(set(here) - set(ids)):
             funnel.note("image files of no labelled synapse", unnamed)
         return samples.assign(file=[here.get(number, f"{number}.tif") for number in ids])
-    names = samples[column].astype(str)
+    names = samples[IMAGE_NAME].astype(str)
     keys = names.str.replace(r"\.\w+$", "", regex=True).str.replace(r"[^\w-]", "-", regex=True)
     if keys.duplicated().any():
         twice = names[keys.duplicated(keep=False)].head(2)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ingest.config import LabelConfig, LabelTable, ProofreadTable
 from ingest.plan_record import FunnelStep
-from ingest.tables import Ints, known_ids, open_table
+from ingest.tables import LABEL_VALUE, Ints, known_ids, open_table
 from shards.schema import UNLABELLED
 from shards.table_files import Column, canonical_value
 
@@ -321,8 +321,8 @@ def _from_column(
     classes = by_value(
         config.classes or {name: name for name in config.class_names}, where="labels"
     )
-    label = batch[config.column].astype(object).map(classes).map(codes)
-    missed = _counts(batch[config.column][label.isna()])
+    label = batch[LABEL_VALUE].astype(object).map(classes).map(codes)
+    missed = _counts(batch[LABEL_VALUE][label.isna()])
     funnel.without_class.update(missed)
     for what, count in _near_misses(missed, classes).items():
         funnel.note(what, funnel.notes.get(what, 0) + count)
@@ -340,7 +340,7 @@ def _from_column(
         ],
     )
     first = np.zeros(len(batch), dtype=np.int8)
-    return batch.drop(columns=config.column).assign(
+    return batch.drop(columns=LABEL_VALUE).assign(
         neuron_id=batch.pre_root_id,
         nucleus_id=0,
         label=label[batch.index].astype(np.int16),

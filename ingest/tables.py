@@ -15,6 +15,7 @@ from shards.table_files import Column, Kind, TableFile, header_names, open_table
 
 AXES = ("x", "y", "z")
 IDS = ("synapse_id", "pre_root_id", "post_root_id")
+LABEL_VALUE, SPLIT_NAME, IMAGE_NAME = "label_value", "split_name", "image_name"
 NO_POST = "synapses whose postsynaptic root id is empty: unknown"
 
 Ints = npt.NDArray[np.int64]
@@ -47,8 +48,8 @@ def synapse_batches(
     """Yield the synapse table in our columns.
 
     They are synapse_id, pre_root_id, post_root_id (0 where there is none), size, center_x_nm,
-    center_y_nm, center_z_nm (NaN where the table has none), and the job's `extra_columns` under
-    their own names. `note` is told how many rows lack a postsynaptic root id.
+    center_y_nm, center_z_nm (NaN where the table has none), and LABEL_VALUE, SPLIT_NAME and
+    IMAGE_NAME where the job has columns for them. `note` is told how many rows lack a post root.
     """
     config = job.synapses
     table = open_table(config.path, config.header)
@@ -93,9 +94,7 @@ def _columns(job: JobConfig, position: Sequence[str]) -> dict[str, Column]:
         wanted["size"] = Column(columns.size, "number")
     kind: Kind = "position" if len(position) == 1 else "number"
     wanted |= {_axis(axis): Column(name, kind) for axis, name in enumerate(position)}
-    for name in job.extra_columns:
-        wanted[_extra(name)] = Column(name, "value" if name == job.labels.column else "text")
-    return wanted
+    return wanted | _extra(job)
 
 
 def _ids_of(columns: Columns) -> list[str]:
@@ -106,8 +105,16 @@ def _axis(axis: int) -> str:
     return f"position {axis}"
 
 
-def _extra(name: str) -> str:
-    return f"extra {name}"
+def _extra(job: JobConfig) -> dict[str, Column]:
+    """Return the columns that only some jobs name."""
+    extra = dict[str, Column]()
+    if job.labels.column is not None:
+        extra[LABEL_VALUE] = Column(job.labels.column, "value")
+    if job.splits.by == "column":
+        extra[SPLIT_NAME] = Column(job.splits.column, "text")
+    if job.synapses.columns.file is not None:
+        extra[IMAGE_NAME] = Column(job.synapses.columns.file, "text")
+    return extra
 
 
 def _ours(
@@ -135,7 +142,7 @@ def _ours(
     points_nm = points * np.asarray(config.position_resolution_nm)
     size = _floats(batch.column("size")) if config.columns.size is not None else np.nan
     centers = {f"center_{name}_nm": points_nm[:, axis] for axis, name in enumerate(AXES)}
-    extra = {name: batch.column(_extra(name)).to_pandas() for name in job.extra_columns}
+    extra = {name: batch.column(name).to_pandas() for name in _extra(job)}
     return pd.DataFrame({**ids, "size": size, **centers, **extra})
 
 

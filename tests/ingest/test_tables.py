@@ -1,6 +1,7 @@
 """Tables as people bring them: the right samples, or one line with file, column, row and cure."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,25 @@ def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
         ValueError, match=r"cells\.csv has .*'inhibitory' \(8\).* in kind: no neuron"
     ):
         planned(cells_job)
+
+
+@pytest.mark.parametrize("name", ["size", "split", "label", "neuron_id", "synapse_id", "row"])
+def test_a_column_may_be_called_as_ours_are(job: Any, name: str) -> None:
+    job.synapses[name] = np.take(["train", "val", "test", "test"], job.synapses.index % 4)
+    classes = {"train": NAMES[0], "val": NAMES[1], "test": NAMES[0]}
+    job.config["labels"] = {"column": name, "classes": classes}
+    if name == "size":
+        job.config["synapses"]["columns"] = {"size": None}
+    assert planned(job).num_samples == 64
+    shutil.rmtree(job.folder / "out")
+    job.config["labels"] = {"column": "ei"}
+    job.config["splits"] = {"by": "column", "column": name, "overlap": "keep"}
+    plan = planned(job)
+    assert {split: sum(of.values()) for split, of in plan.counts.items()} == {
+        "train": 16,
+        "val": 16,
+        "test": 32,
+    }
 
 
 @pytest.mark.parametrize("where", ["column", "table"])
