@@ -61,10 +61,16 @@ def samples_of(members: Iterable[Member], where: str, seen: Seen) -> Iterator[Sa
             seen.skipped.append(member.name)
             continue
         key, extension = parts
+        _check_name(key, where, member)
         if sample is None or key != sample.key:
             if sample is not None and not _is_document(sample, seen):
                 yield sample
-            _check_key(key, keys, where, member)
+            if key in keys:
+                raise ValueError(
+                    f"{where}: byte {member.header}: sample {key} comes twice; members of a sample "
+                    "must stand side by side, and a key (all before the first dot of a file's "
+                    "name) must be of one sample"
+                )
             sample = Sample(key=key, members={})
             keys.add(key)
         if extension in sample.members:
@@ -123,17 +129,12 @@ def _is_document(sample: Sample, seen: Seen) -> bool:
     return True
 
 
-def _check_key(key: str, keys: set[str], where: str, member: Member) -> None:
-    place = f"{where}: byte {member.header}"
-    if not key.isprintable() or ".." in key.split("/") or len(key) > MAX_TEXT:
+def _check_name(key: str, where: str, member: Member) -> None:
+    name = member.name
+    if not name.isprintable() or ".." in key.split("/") or len(name) > MAX_TEXT:
         raise ValueError(
-            f"{place}: member {member.name[:100]!a}, expected a printable UTF-8 name of up to "
-            f"{MAX_TEXT} characters without '..'; rename it and pack again"
-        )
-    if key in keys:
-        raise ValueError(
-            f"{place}: sample {key} comes twice; members of a sample must stand side by side, and "
-            "a key (all before the first dot of a file's name) must be of one sample"
+            f"{where}: byte {member.header}: member {name[:100]!a}, expected a printable UTF-8 "
+            f"name of up to {MAX_TEXT} characters without '..'; rename it and pack again"
         )
 
 

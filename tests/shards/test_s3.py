@@ -3,11 +3,13 @@
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from shards import pack as pack_module
 from shards.cache_folder import CacheSpec
 from shards.copy import copy
 from shards.pack import pack
@@ -63,6 +65,25 @@ def test_pack_to_s3_gives_the_same_bytes(store: Path, packed: Packed, bucket: st
     pack(store, "cube", url, options)  # finds all of it done
     with pytest.raises(ValueError, match="belongs to another packing"):
         pack(store, "cube", url, PackOptions(samples_per_shard=16, seed=1))
+
+
+def test_two_packings_into_one_bucket_are_told(
+    store: Path, packed: Packed, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be locked: the same packing twice is well, another one is noticed."""
+    url, options = f"{bucket}/two", PackOptions(samples_per_shard=16)
+    run = pack_module._run
+
+    def run_beside(*arguments: Any) -> Any:
+        done = run(*arguments)
+        with open_storage(url).create("val-000000.index.parquet") as file:
+            file.write((packed("cube") / "train-000000.index.parquet").read_bytes())
+        return done
+
+    monkeypatch.setattr(pack_module, "_run", run_beside)
+    with pytest.raises(ValueError, match="belongs to another packing"):
+        pack(store, "cube", url, options)
+    assert "manifest.json" not in open_storage(url).names()
 
 
 def test_copy_there_and_back_and_stream(

@@ -156,6 +156,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "pax_alone": (lambda: pax(record("path=x"))[:1024] + bytes(1024), "last extended header"),
     "pax_and_gnu": (two_names, "two names for one member: 'a.npy' and 'b.npy'"),
     "not_utf8": (lambda: altered(0, name=b"\xff\xfe.npy\0"), "printable UTF-8 name"),
+    "not_utf8_extension": (lambda: altered(0, name=b"0.\xff\0"), "printable UTF-8 name"),
     "newline": (lambda: altered(0, name=b"a\nb.npy\0"), r"member 'a\\nb.npy', expected a printab"),
     "pax_nul": (lambda: pax(record("path=a\0b.npy")), r"member 'a\\x00b.npy', expected"),
     "dots": (lambda: altered(0, name=b"../../x.npy\0"), "expected .* without '..'"),
