@@ -161,8 +161,14 @@ def _tar_names(storage: Storage, say: Callable[[str], object]) -> list[str]:
             f"{storage.url}: no .tar files there{f', only {listed}' if listed else ''}; give the "
             "folder or prefix that holds them, uncompressed"
         )
+    first: dict[str, str] = {}
     for name in names:
         check_file_name(name, TAR)
+        if (other := first.setdefault(name.casefold(), name)) != name:
+            raise ValueError(
+                f"{storage.url}: {other} and {name} differ in case alone, and are one file on many "
+                "disks; rename one"
+            )
     if left_out:
         say(
             f"note: left out: {listed}; only files .tar in the folder itself are indexed: unpack "

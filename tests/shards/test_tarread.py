@@ -222,3 +222,10 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar").unlink()
     with pytest.raises(ValueError, match=r"no .tar files there, only deep/"):
         index_tars(str(tmp_path), SPEC)
+
+
+def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    for name, first in (("train-a.tar", 0), ("train-A.tar", SAMPLES)):
+        (tmp_path / name).write_bytes(whole(first=first))
+    with pytest.raises(ValueError, match=r"train-A.tar and train-a.tar differ in case alone"):
+        index_tars(str(tmp_path), SPEC)
