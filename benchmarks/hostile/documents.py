@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+
 from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
 from hostile.samples import write_job_folder, write_set, write_volume
 from hostile.trees import edited, get, shuffled
-
 from ingest.config import load_job
 from ingest.volumes import VolumeConfig, load_scale, open_volume
 from shards.schema import parse_manifest
@@ -214,8 +214,8 @@ class ManifestJson(Document):
             images = {}
             for split in shards.manifest.splits:
                 index = shards.index(split)
-                rows = np.arange(len(index.labels))
-                images[split] = shards.read_images(split, rows).tobytes(), index.labels.tobytes()
+                rows = np.arange(len(index))
+                images[split] = shards.read_images(split, rows).tobytes(), index.label.tobytes()
         return record, images
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
-from hostile.samples import npy, tar, tar_members
 from PIL import Image
 
+from hostile.damage import damaged
+from hostile.kinds import Answer, Case, Kind
+from hostile.samples import tar, tar_members
 from ingest.tiff import open_stack
 from shards.foreign import ForeignSpec, index_tars
 from shards.shardset import open_shards
@@ -118,10 +118,10 @@ class Tar(Kind):
         index_tars(url, spec, say=lambda _: None)
         with open_shards(url) as shards:
             index = shards.index("train")
-            images = shards.read_images("train", np.arange(len(index.labels)))
-            neurons = index.table["neuron"].to_pylist()
+            images = shards.read_images("train", np.arange(len(index)))
+            neurons = index.neuron_id.tolist()
             keys = index.table["key"].to_pylist()
-            labels = index.labels.tolist()
+            labels = index.label.tolist()
         return sorted(
             (key, int(label), int(neuron), image.tobytes())
             for key, label, neuron, image in zip(keys, labels, neurons, images, strict=True)
@@ -143,13 +143,10 @@ class Tar(Kind):
 
     def _same_members(self, rng: random.Random) -> list[tuple[str, bytes]]:
         samples = [self.members[i : i + 3] for i in range(0, len(self.members), 3)]
-        version = rng.choice(((1, 0), (2, 0)))
         result = []
         for sample in rng.sample(samples, len(samples)):
             (image_name, image), *others = sample
-            array = np.load(io.BytesIO(image))
-            again = (image_name, npy(array, version))
-            result += rng.sample([again, *others], 3)
+            result += rng.sample([(image_name, image), *others], 3)
         return result
 
     def _oracle(self, data: bytes) -> Answer:
@@ -174,4 +171,6 @@ class Tar(Kind):
         image = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
         if image.dtype != np.uint8 or image.shape != (1, 12, 16):
             raise ValueError("another image")
-        return key, int(parts["cls"]), json.loads(parts["json"])["neuron"], image.tobytes()
+        label = int(parts["cls"]) if "cls" in parts else -1
+        neuron = json.loads(parts["json"])["neuron_id"] if "json" in parts else 0
+        return key, label, neuron, image.tobytes()

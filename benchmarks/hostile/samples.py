@@ -3,12 +3,13 @@
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 
 from shards.foreign import ForeignSpec, index_tars
 
@@ -44,7 +45,7 @@ def write_job_folder(folder: Path) -> dict[str, Any]:
         },
         "labels": {"column": "ei", "class_names": ["inhibitory", "excitatory"]},
         "splits": {
-            "by": "box",
+            "by": "neuron",
             "fractions": {"train": 0.5, "val": 0.25, "test": 0.25},
             "overlap": "keep",
         },
@@ -78,10 +79,10 @@ def image(number: int) -> np.ndarray:
     return (np.arange(12 * 16) * (number + 3) % 256).astype("u1").reshape(1, 12, 16)
 
 
-def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
+def npy(array: np.ndarray) -> bytes:
     """Return an array as the bytes of an .npy file."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=version)
+    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -91,7 +92,7 @@ def tar_members(count: int = 8) -> list[tuple[str, bytes]]:
     for number in range(count):
         members.append((f"s{number:03}.npy", npy(image(number))))
         members.append((f"s{number:03}.cls", str(number % 2).encode()))
-        members.append((f"s{number:03}.json", json.dumps({"neuron": number // 2}).encode()))
+        members.append((f"s{number:03}.json", json.dumps({"neuron_id": number // 2}).encode()))
     return members
 
 
@@ -113,8 +114,9 @@ def tar(
 def write_set(folder: Path) -> None:
     """Write an indexed shard set of two tars."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("train-0", "val-0"):
-        (folder / f"{name}.tar").write_bytes(tar(tar_members(4)))
+    members = tar_members()
+    (folder / "train-0.tar").write_bytes(tar(members[:12]))
+    (folder / "val-0.tar").write_bytes(tar(members[12:]))
     index_tars(str(folder), ForeignSpec(class_names=("a", "b")), force=True, say=lambda _: None)
 
 
@@ -142,6 +144,16 @@ def _plain(column: pd.Series) -> list[Any]:
     return [None if pd.isna(v) else v for v in column.astype(object)]
 
 
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mappings joined."""
-    return {key: value for part in parts for key, value in part.items()}
+def write_small_job(folder: Path) -> None:
+    """Write a stack of noise and 96 synapses of 24 neurons around it, with a job of six blocks."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    stack = rng.integers(1, 255, (24, 160, 160), dtype=np.uint8)
+    tifffile.imwrite(folder / "stack.tif", stack, photometric="minisblack", metadata=None)
+    frame = synapses(96)
+    for axis, (low, high) in zip("xyz", ((32, 128), (32, 128), (8, 16)), strict=True):
+        frame[f"ctr_pt_position_{axis}"] = rng.integers(low, high, len(frame))
+    job = write_job_folder(folder)
+    frame.to_parquet(folder / "synapses.parquet")
+    job["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [8, 32, 32]}}
+    (folder / "job.yaml").write_text(json.dumps(job))

@@ -9,6 +9,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import random
 import re
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from eval.predictions import read_predictions
 from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
 from hostile.samples import predictions, rows, synapses, write_job_folder
-
-from eval.predictions import read_predictions
-from ingest.config import job_from_plain
+from ingest.config import load_job
 from ingest.tables import synapse_batches
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?$")
@@ -89,8 +90,9 @@ class Synapses(Kind):
     def answer(self) -> Answer:
         """Return the rows."""
         self.config["synapses"]["path"] = str(self.path)
-        job = job_from_plain(self.config, where="job")
-        return rows(pd.concat(synapse_batches(job)))
+        job = self.folder / "job.yaml"
+        job.write_text(json.dumps(self.config))
+        return rows(pd.concat(synapse_batches(load_job(job))))
 
     def put(self, ending: str, data: bytes) -> None:
         """Write the table in place of the one before."""
@@ -157,7 +159,9 @@ class Predictions(Kind):
     def answer(self) -> Answer:
         """Return the rows of the columns that count."""
         frame, info = read_predictions(self.path)
-        return rows(frame[list(predictions(3).columns)]), info.class_names
+        names = ["synapse_id", "split", "label", "probability", "neuron_id"]
+        frame = frame[names].astype({"split": str})
+        return rows(frame.assign(split=frame["split"].str.lower())), info.class_names
 
     def edit(self, rng: random.Random) -> Case:
         """Write the same otherwise, or damage."""
@@ -187,7 +191,7 @@ class Predictions(Kind):
             "split": [str(v).strip().lower() for v in frame["split"]],
             "label": [whole(v) if filled(v) else -1 for v in frame["label"]],
             "probability": [float(v) for v in frame["probability"]],
-            "neuron": [whole(v) if filled(v) else 0 for v in frame["neuron"]],
+            "neuron_id": [whole(v) if filled(v) else 0 for v in frame["neuron"]],
         }
         names = self.right[1]
         return rows(pd.DataFrame({k: pd.Series(v, dtype=object) for k, v in out.items()})), names

@@ -9,10 +9,10 @@ import random
 import zipfile
 
 import torch
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
 from safetensors.torch import load, save
 
+from hostile.damage import damaged
+from hostile.kinds import Answer, Case, Kind
 from trainer.tensor_files import read_tensors
 
 
