@@ -31,7 +31,6 @@ from hostile.samples import write_small_job
 from shards.command import run_command
 from shards.locks import is_lock
 
-PRELOADED = ["eval.__main__", "ingest.__main__", "shards.__main__", "trainer.__main__", "torch"]
 TRAIN = ("cnn_2d", "--epochs", "3", "--batch-size", "8", "--width", "4", "--crop", "32", "32")
 KEPT = ("--checkpoint-steps", "1", "--threads", "1", "--memory-format", "contiguous")
 LIMIT_S = 120.0
@@ -104,7 +103,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", type=Path, help="file for the counts")
     asked = parser.parse_args()
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    packages = {COMMANDS[name].words[0] for name in asked.command} | {"ingest"}
+    multiprocessing.set_forkserver_preload([f"{package}.__main__" for package in packages])
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         stages = Stages(Path(folder))

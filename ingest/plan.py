@@ -37,7 +37,7 @@ from shards.files import atomic_write, sha256_of_file
 from shards.locks import sole_writer
 from shards.parquet import part_hashes
 from shards.schema import SCHEMA_VERSION, SPLITS
-from shards.store import create_store, file_hashes
+from shards.store import create_store, file_hashes, remove_leftovers
 
 SIZE_PROBES = 16
 
@@ -62,6 +62,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
     if not layout.plan_json.exists():
         draft = make_plan(local, sources)  # before the folder is made: bad input leaves none
     with sole_writer(out):
+        remove_leftovers(out)
         if layout.plan_json.exists():
             _check_same(layout, job, sources)
             return read_plan(layout), True

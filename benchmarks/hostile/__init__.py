@@ -1,1 +1,1 @@
-"""What the harnesses of hostile inputs share: damage, documents, kinds of file, guarded children."""
+"""What the harnesses of hostile inputs share: damage, kinds of file, guarded children."""

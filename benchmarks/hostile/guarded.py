@@ -1,4 +1,4 @@
-"""Work in a child process with a limit of time and memory, so that a hang is one counted outcome."""
+"""Work in a child process of limited time and memory, so that a hang is one counted outcome."""
 
 import multiprocessing
 import resource
