@@ -5,10 +5,9 @@
 `OUT/phantom.json`, written last, so that its presence means a complete phantom.
 """
 
-import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from ingest.phantom_segmentation import partners, segment, write_segmentation
 from ingest.phantom_synapse import densities, tubules, vesicles
 from ingest.phantom_tables import INGEST_YAML, make_tables, owners
 from ingest.phantom_volume import CHUNK, create_volume, write_volume
-from shards.files import atomic_write, read_json, write_json
+from shards.documents import document, read_document, write_document
+from shards.files import atomic_write
 from shards.progress import progress
 
 PHANTOM_VERSION = 1
@@ -35,6 +35,7 @@ UNFINISHED = "phantom.unfinished"
 MISSING_FRACTION, SHIFTED_FRACTION, MAX_SHIFT_PX = 0.008, 0.03, 7
 
 
+@document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhantomConfig:
     """What to make up.
@@ -95,6 +96,19 @@ class Damage:
     shifted: dict[int, tuple[int, int]]  # section -> pixels along y, x
 
 
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomDocument:
+    """`phantom.json`: what was made up, and which sections are damaged, by number."""
+
+    version: int
+    what: str = "a made-up volume; every synapse's true class is in truth.parquet"
+    config: PhantomConfig
+    voxel_offset_xyz: Triple
+    missing_sections: dict[str, float]  # the part of a section that is zero
+    shifted_sections_yx: dict[str, tuple[int, int]]  # pixels
+
+
 def write_phantom(out: Path, config: PhantomConfig, *, workers: int = 2) -> None:
     """Write the phantom into the folder `out`; do nothing where it is already complete.
 
@@ -116,7 +130,7 @@ def write_phantom(out: Path, config: PhantomConfig, *, workers: int = 2) -> None
             table.to_parquet(file, index=False)
     with atomic_write(out / "ingest.yaml") as file:
         file.write(INGEST_YAML.encode())
-    write_json(out / "phantom.json", _describe(config, damage))
+    write_document(out / "phantom.json", _describe(config, damage))
     (out / UNFINISHED).unlink()
 
 
@@ -245,13 +259,13 @@ def _is_complete(out: Path, config: PhantomConfig) -> bool:
     path = out / "phantom.json"
     if not path.exists():
         return False
-    found = read_json(path, what="phantom", cure="remove the folder and make it again")
-    made = {"version": found.get("version"), "config": found.get("config")}
-    wanted = {"version": PHANTOM_VERSION, "config": _plain(config)}
+    cure = "remove the folder and make it again"
+    found = read_document(PhantomDocument, path, what="phantom", cure=cure)
+    made, wanted = (found.version, found.config), (PHANTOM_VERSION, config)
     if made != wanted:
         raise ValueError(
-            f"{out} holds another phantom, {json.dumps(made)}, not {json.dumps(wanted)}; choose "
-            f"another folder or remove this one"
+            f"{out} holds another phantom, {made}, not {wanted}; choose another folder or remove "
+            "this one"
         )
     return True
 
@@ -266,16 +280,11 @@ def _prepare(out: Path) -> None:
     shutil.rmtree(out / "em", ignore_errors=True)
 
 
-def _plain(config: PhantomConfig) -> dict[str, Any]:
-    return {**asdict(config), "size": list(config.size)}
-
-
-def _describe(config: PhantomConfig, damage: Damage) -> dict[str, Any]:
-    return {
-        "version": PHANTOM_VERSION,
-        "what": "a made-up volume; every synapse's true class is in truth.parquet",
-        "config": _plain(config),
-        "voxel_offset_xyz": list(OFFSET_XYZ),
-        "missing_sections": {str(z): part for z, part in sorted(damage.missing.items())},
-        "shifted_sections_yx": {str(z): list(s) for z, s in sorted(damage.shifted.items())},
-    }
+def _describe(config: PhantomConfig, damage: Damage) -> PhantomDocument:
+    return PhantomDocument(
+        version=PHANTOM_VERSION,
+        config=config,
+        voxel_offset_xyz=OFFSET_XYZ,
+        missing_sections={str(z): part for z, part in sorted(damage.missing.items())},
+        shifted_sections_yx={str(z): yx for z, yx in sorted(damage.shifted.items())},
+    )
