@@ -34,7 +34,7 @@ def _copy_files(
             f"{writing.url} holds another shard set; give another URL, or empty this one"
         )
     try:
-        with Pool(workers, "copy") as pool, progress("copy", len(files)) as advance:
+        with Pool(workers, "shards-copy") as pool, progress("copy", len(files)) as advance:
             here = [file for file in files if file[0] in there]
             same = pool.map(lambda file: _is_same(reading, writing, *file), here)
             whole = {file for file, is_same in zip(here, same, strict=True) if is_same}

@@ -162,7 +162,7 @@ def load_shard_table(
 def _load(
     storage: Storage, manifest: Manifest, shards: Sequence[ShardInfo], columns: Sequence[str]
 ) -> pa.Table:
-    with Pool(LOADING_THREADS, "index") as pool:
+    with Pool(LOADING_THREADS, "shards-index") as pool:
         tables = pool.map(lambda shard: load_shard_table(storage, manifest, shard, columns), shards)
         empty = pa.schema([(name, INDEX_COLUMNS[name]) for name in columns]).empty_table()
         return pa.concat_tables([empty, *tables])

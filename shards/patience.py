@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from obstore.exceptions import BaseError
 
 from shards.causes import cause_of, final_cause, is_missing
+from shards.threads import at_work
 from shards.urls import sign_in_headers
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ def _interruptible(call: Callable[[], T]) -> T:
 
     def work() -> None:
         try:
-            future.set_result(call())
+            with at_work():
+                answer = call()
+            future.set_result(answer)
         except BaseException as error:  # noqa: BLE001 (raised again where the result is taken)
             future.set_exception(error)
 

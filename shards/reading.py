@@ -57,7 +57,7 @@ class BatchReader:
         self._mixture, self._prefetch = mixture, prefetch
         self._buffers = BatchMemory(mixture.shape, mixture.dtype, allocate)
         self._per_task = max(1, TASK_BYTES // int(np.prod(mixture.shape)))
-        self._pool = Pool(num_threads, "read")
+        self._pool = Pool(num_threads, "shards-read")
         self._pid = os.getpid()
         self._under_way: deque[tuple[Batch, list[Future[None]]]] = deque()
 

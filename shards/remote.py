@@ -63,7 +63,7 @@ class RemoteStorage:
             if missing := next((name for name in names if name not in listed), None):
                 raise ValueError(f"{self.url}/{missing}: no such object; copy it there again")
             return [listed[name] for name in names]
-        with Pool(REQUESTS, "list") as pool:
+        with Pool(REQUESTS, "shards-list") as pool:
             return list(pool.map(self._size, names))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

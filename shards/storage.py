@@ -105,7 +105,7 @@ def hash_of(storage: Storage, name: str, *, copy_to: BinaryIO | None = None) -> 
         storage.read_into(name, start, memoryview(data))
         return data
 
-    with Pool(COPY_THREADS, "copy") as pool:
+    with Pool(COPY_THREADS, "shards-copy") as pool:
         for first in range(0, len(starts), COPY_THREADS):
             for data in pool.map(part, starts[first : first + COPY_THREADS]):
                 hashed.update(data)
@@ -178,7 +178,7 @@ class LocalStorage:
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Return the files' sizes in bytes."""
-        with Pool(LISTING_THREADS, "list") as pool:
+        with Pool(LISTING_THREADS, "shards-list") as pool:
             return list(pool.map(self._size, names))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

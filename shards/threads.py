@@ -3,17 +3,27 @@
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-PREFIX = "shards-"
+T = TypeVar("T")
+
 LEAVING_S = 0.3  # how long threads may clean up after Ctrl-C
+_AT_WORK: set[int] = set()  # threads
 
 
 class Pool(ThreadPoolExecutor):
     """A `ThreadPoolExecutor` that does not wait for its threads while Ctrl-C is being handled."""
 
     def __init__(self, num_threads: int, name: str) -> None:
-        super().__init__(num_threads, thread_name_prefix=PREFIX + name)
+        super().__init__(num_threads, thread_name_prefix=name)
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **options: Any) -> Future[T]:
+        """Have a thread do the work."""
+        return super().submit(_at_work, work, *args, **options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and wait for those under way."""
@@ -26,12 +36,30 @@ def interrupted() -> bool:
     return isinstance(sys.exc_info()[1], KeyboardInterrupt)
 
 
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Note that this thread does work that Ctrl-C may leave undone."""
+    _AT_WORK.add(threading.get_ident())
+    try:
+        yield
+    finally:
+        _AT_WORK.discard(threading.get_ident())
+
+
 def end_in_spite_of_threads(code: int) -> None:
     """End the process if threads still wait for answers; the interpreter would wait for them."""
-    waiting = [thread for thread in threading.enumerate() if thread.name.startswith(PREFIX)]
-    for thread in waiting:
-        thread.join(LEAVING_S / len(waiting))
-    if any(thread.is_alive() for thread in waiting):
+    deadline = time.monotonic() + LEAVING_S
+    while _AT_WORK and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if _AT_WORK:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _at_work(work: Callable[..., T], /, *args: Any, **options: Any) -> T:
+    with at_work():
+        return work(*args, **options)
+
+
+os.register_at_fork(after_in_child=_AT_WORK.clear)

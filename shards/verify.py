@@ -35,7 +35,7 @@ def verify(url: str, *, fast: bool = False, workers: int = 2) -> list[str]:
     storage = open_storage(url)
     jobs = list(manifest.shards())
     faults = list(_unlisted(storage, manifest))
-    with Pool(workers, "verify") as pool, progress("verify", len(jobs)) as advance:
+    with Pool(workers, "shards-verify") as pool, progress("verify", len(jobs)) as advance:
         for found in pool.map(lambda job: _shard_faults(storage, job, manifest, fast), jobs):
             faults.extend(found)
             advance(1)
