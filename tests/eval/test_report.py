@@ -264,6 +264,28 @@ def test_suspects_link_to_where_they_disagree(
     assert position == own.loc[like.idxmin()].tolist()
 
 
+def test_no_card_contradicts_another_at_an_extreme_threshold(
+    runs: dict[str, Path], run_maker: Run, tmp_path: Path
+) -> None:
+    frames = {}
+    for split in ("val", "test"):
+        frame, info = read_predictions(runs["2d"] / "predictions" / f"{split}.parquet")
+        frames[split] = frame.assign(probability=1.0 - 10.0 ** (-6.0 - 4.0 * frame["probability"]))
+    noted = {"data_url": info.data_url, "manifest_sha256": info.manifest_sha256}
+    run = run_maker(tmp_path / "run", frames, **noted)
+    assert run_command(main, [str(run)]) == 0
+    text = (run / "report.html").read_text()
+    cards = re.findall(
+        r"predicted <b>(\w+)</b></p>\s*<p class=\"soft\">"
+        r"P\(excitatory\) = 1 − (\S+?); τ = 1 − ([^<]+)<",
+        text,
+    )
+    assert len(cards) > 20
+    for predicted, below_one, tau_below_one in cards:
+        assert (float(below_one) <= float(tau_below_one)) == (predicted == "excitatory")
+    assert len({tau for _, _, tau in cards}) == 1
+
+
 ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"label": 1}, "no labelled sample of class inhibitory"),
     ({"neuron_id": 7}, "all .* samples are of one neuron, 7"),
