@@ -41,7 +41,7 @@ def check_launcher(config: Config, system: System, environment: Mapping[str, str
             raise ValueError(
                 f"accelerate launch asks for {asked} ({name}, from its option or configuration "
                 f"file), the run's own options for {own} ({option}); the run's decide: give "
-                f"{_cure(option, asked)}, or take it from the launcher"
+                f"{_cure(option, asked)} in training, or take it from the launcher"
             )
 
 

@@ -44,7 +44,9 @@ def read_tensors(path: Path, *, cure: str = "fetch it again") -> dict[str, Tenso
     """
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder; give the file of weights in it") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: no such weights file; check --weights") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check --weights") from None

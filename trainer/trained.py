@@ -48,9 +48,7 @@ def model_folder(source: str, checkpoint: str) -> Path:
     published = Path(source)
     is_model = (published / "state.json").is_file()
     if is_model and checkpoint != "best":
-        raise ValueError(
-            f"{source} is one model, not a run with its checkpoints; leave --checkpoint"
-        )
+        raise ValueError(f"{source} is one model, without checkpoints; leave out --checkpoint")
     return published if is_model else (checkpoint_folder(published) / checkpoint).resolve()
 
 

@@ -127,7 +127,7 @@ def test_classes_that_are_absent_or_rare_are_said(
         ({"MIXED_PRECISION": "fp8"}, {"precision": "bf16"}, "asks for fp8 .* for bf16"),
         ({"GRADIENT_ACCUMULATION_STEPS": "4"}, {}, r"asks for 4 .* for 1 \(--accumulate\)"),
         ({"GRADIENT_ACCUMULATION_STEPS": "4"}, {"accumulate": 2}, "asks for 4 .* for 2"),
-        ({"DYNAMO_BACKEND": "inductor"}, {}, "give --compile, or take"),
+        ({"DYNAMO_BACKEND": "inductor"}, {}, "give --compile in training, or"),
         ({"DYNAMO_BACKEND": "eager"}, {"compile": True}, "asks for eager .* for inductor"),
         ({"USE_DEEPSPEED": "true"}, {}, r"asks for DeepSpeed \(ACCELERATE_USE_DEEPSPEED\)"),
         ({"USE_FSDP": "true"}, {}, "asks for FSDP"),

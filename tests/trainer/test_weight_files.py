@@ -193,7 +193,9 @@ def test_a_file_that_is_not_of_good_weights_is_one_line(
 
 
 def test_a_path_that_is_no_file_is_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nothing.pth", tmp_path / "nothing" / "w.pth"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: a folder; give the file of weights in it"):
+        load(tmp_path)
+    for path in (tmp_path / "nothing.pth", tmp_path / "nothing" / "w.pth"):
         with pytest.raises(ValueError, match=f"{path}: no such weights file; check --weights"):
             load(path)
 
