@@ -6,26 +6,21 @@ made for this run. A scheduler that is there already, at a `tls://` address, is 
 certificate of dask's config.
 """
 
-import multiprocessing
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ingest.block import BlockResult, run_block
 from ingest.layout import Layout
 from shards.files import sha256_of_file
-from shards.pack import end_with_parent
+from shards.tasks import Scheduler, run_tasks
 
 RETRIES = 2
 LOOPBACK = "127.0.0.1:0"
+LOCAL: dict[str, Scheduler] = {name: name for name in get_args(Scheduler)}
 
 Blocks = Generator[tuple[int, BlockResult | BaseException], None, None]
 
@@ -35,10 +30,8 @@ def finished_blocks(root: Path, blocks: Sequence[int], scheduler: str, num_worke
 
     `scheduler` is threads, processes, slurm or the address of a Dask scheduler.
     """
-    if scheduler == "threads":
-        yield from _in_pool(root, blocks, lambda: ThreadPoolExecutor(num_workers))
-    elif scheduler == "processes":
-        yield from _in_pool(root, blocks, lambda: _processes(num_workers))
+    if (local := LOCAL.get(scheduler)) is not None:
+        yield from _here(root, blocks, local, num_workers)
     else:
         yield from _with_dask(root, blocks, scheduler, num_workers)
 
@@ -50,26 +43,19 @@ def finished_here(root: Path, blocks: Sequence[int]) -> Blocks:
         yield block, _attempt(str(root), token, block)
 
 
-def _processes(count: int) -> Executor:
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent)
-
-
-def _in_pool(root: Path, blocks: Sequence[int], make_pool: Callable[[], Executor]) -> Blocks:
-    token, left = _token(root), list(blocks)
+def _here(root: Path, blocks: Sequence[int], scheduler: Scheduler, num_workers: int) -> Blocks:
+    left, run = list(blocks), partial(_persist, str(root), _token(root))
     for _ in range(1 + RETRIES):
-        broken = []
-        pool = make_pool()
+        tasks = run_tasks(run, left, scheduler=scheduler, num_workers=num_workers)
+        ended = set[int]()
         try:
-            tries = {pool.submit(_persist, str(root), token, block): block for block in left}
-            for future in as_completed(tries):
-                if isinstance(future.exception(), BrokenExecutor):
-                    broken.append(tries[future])
-                else:
-                    yield tries[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-        if not (left := sorted(broken)):
+            with closing(tasks):
+                for place, outcome in tasks:
+                    ended.add(left[place])
+                    yield left[place], outcome
+        except BrokenExecutor:
+            left = [block for block in left if block not in ended]
+        else:
             return
     for block in left:
         cause = "its process was killed; if memory ran out, give fewer --workers"

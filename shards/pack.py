@@ -4,20 +4,15 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import multiprocessing
-import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
 import crc32c
-import dask.base
-import dask.callbacks
-import dask.delayed
 import numpy as np
 import pyarrow as pa
 
@@ -48,8 +43,8 @@ from shards.schema import (
 from shards.storage import Storage, hash_of, open_storage, sole_writer_to
 from shards.store import SampleStore, open_store
 from shards.tar import TarWriter, npy_header
+from shards.tasks import Scheduler, run_tasks
 
-DASK: Any = dask  # its functions have no types
 NOT_CONTENT = ("files",)
 READ_BYTES = 32 << 20  # of images a task holds at a time
 MAX_ROWS = 10**7  # of another packing's index
@@ -70,7 +65,7 @@ def pack(
     options: PackOptions,
     *,
     workers: int = 2,
-    scheduler: str = "threads",
+    scheduler: Scheduler = "threads",
 ) -> Manifest:
     """Write the samples of a store as a shard set at `url`.
 
@@ -91,9 +86,8 @@ def pack(
             samples, per_shard=per_shard, seed=options.seed, content_identity=identity
         )
         _refuse_others(storage, plans)
-        task, class_names = DASK.delayed(pack_shard, pure=False), store.dataset.class_names
-        tasks = [task(dataset_dir, view, url, plan, class_names) for plan in plans]
-        packed = _run(tasks, workers, scheduler)
+        write = partial(pack_shard, dataset_dir, view, url, class_names=store.dataset.class_names)
+        packed = _pack_all(plans, write, scheduler, workers)
         notes = PackNotes(
             **asdict(options) | {"samples_per_shard": per_shard, "left_out": left_out}
         )
@@ -264,30 +258,20 @@ def _check_ours(storage: Storage, packed: Sequence[PackedShard]) -> None:
             )
 
 
-def _run(tasks: Sequence[Any], workers: int, scheduler: str) -> list[PackedShard]:
-    if scheduler not in ("threads", "processes") or workers < 1:
-        raise ValueError(
-            f"pack runs on 1 or more threads or processes, got {workers} {scheduler!r}"
-        )
-    with (
-        progress("pack", len(tasks)) as advance,
-        DASK.config.set({"multiprocessing.initializer": end_with_parent}),
-        DASK.callbacks.Callback(posttask=lambda *_: advance(1)),
-    ):
-        chunks = {"chunksize": 1} if scheduler == "processes" else {}
-        return list(DASK.compute(*tasks, scheduler=scheduler, num_workers=workers, **chunks))
-
-
-def end_with_parent() -> None:
-    """End this worker process when the one that started it is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _pack_all(
+    plans: Sequence[ShardPlan],
+    write: Callable[[ShardPlan], PackedShard],
+    scheduler: Scheduler,
+    workers: int,
+) -> list[PackedShard]:
+    """Write all shards, and return them in the order of the plans."""
+    packed: dict[int, PackedShard] = {}
+    tasks = run_tasks(write, plans, scheduler=scheduler, num_workers=workers)
+    with progress("pack", len(plans)) as advance, closing(tasks):
+        for number, shard in tasks:
+            packed[number] = shard
+            advance(1)
+    return [packed[number] for number in range(len(plans))]
 
 
 def _content_identity(store: SampleStore, view: str) -> str:
