@@ -160,7 +160,8 @@ class Predictions(Kind):
         """Return the rows of the columns that count."""
         frame, info = read_predictions(self.path)
         names = ["synapse_id", "split", "label", "probability", "neuron_id"]
-        frame = frame[names].astype({"split": str})
+        frame = frame.reindex(columns=names).astype({"split": object})
+        frame["neuron_id"] = frame["neuron_id"].fillna(0)  # unknown
         return rows(frame.assign(split=frame["split"].str.lower())), info.class_names
 
     def edit(self, rng: random.Random) -> Case:
@@ -191,8 +192,9 @@ class Predictions(Kind):
             "split": [str(v).strip().lower() for v in frame["split"]],
             "label": [whole(v) if filled(v) else -1 for v in frame["label"]],
             "probability": [float(v) for v in frame["probability"]],
-            "neuron_id": [whole(v) if filled(v) else 0 for v in frame["neuron"]],
         }
+        known = frame["neuron"] if "neuron" in frame else [None] * len(frame)
+        out["neuron_id"] = [whole(v) if filled(v) else 0 for v in known]
         names = self.right[1]
         return rows(pd.DataFrame({k: pd.Series(v, dtype=object) for k, v in out.items()})), names
 
