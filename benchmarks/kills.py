@@ -29,6 +29,7 @@ from typing import Any
 from hostile.samples import write_small_job
 
 from shards.command import run_command
+from shards.files import TEMPORARY_PATTERN
 from shards.locks import is_lock
 
 TRAIN = ("cnn_2d", "--epochs", "3", "--batch-size", "8", "--width", "4", "--crop", "32", "32")
@@ -184,7 +185,7 @@ def killed(stages: Stages, name: str, kills: int, rng: random.Random) -> dict[st
         child.join(LIMIT_S)
         fault = "hangs" if child.exitcode is None else said(stages.work) * bool(child.exitcode)
         end_group(child)
-        fault = fault or difference(files(stages.work / COMMANDS[name].out), right, alike)
+        fault = fault or difference(files(name, stages.work), right, alike)
         counts["faults"] += bool(fault)
         first = first or fault
     return {**counts, "seconds": round(seconds, 1)} | ({"first": first} if first else {})
@@ -200,7 +201,7 @@ def twice(stages: Stages, name: str) -> dict[str, Any]:
     codes = sorted(-1 if child.exitcode is None else child.exitcode for child in children)
     for child in children:
         end_group(child)
-    fault = difference(files(stages.work / COMMANDS[name].out), right, alike)
+    fault = difference(files(name, stages.work), right, alike)
     told = said(stages.work)
     if codes not in ([0, 0], [0, 1]) or (codes == [0, 1] and "is being written by" not in told):
         fault = f"exit codes {codes}: {told}"
@@ -219,7 +220,7 @@ def reference(stages: Stages, name: str) -> tuple[dict[str, str], set[str], floa
         seconds = time.monotonic() - begin
         if child.exitcode != 0:
             raise RuntimeError(f"{name} ended with {child.exitcode}: {said(stages.work)}")
-        runs.append(files(stages.work / COMMANDS[name].out))
+        runs.append(files(name, stages.work))
     return (
         runs[0],
         {path for path, digest in runs[0].items() if runs[1].get(path) == digest},
@@ -227,12 +228,17 @@ def reference(stages: Stages, name: str) -> tuple[dict[str, str], set[str], floa
     )
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by its path in the folder, hidden ones included."""
+def files(name: str, work: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a command left, by path, hidden ones included.
+
+    Unfinished files of one of several tasks are left out: others may be writing, and `finish`
+    removes them.
+    """
+    folder, shared = work / COMMANDS[name].out, name == "ingest-task"
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not is_lock(path)
+        if path.is_file() and not is_lock(path) and not (shared and path.match(TEMPORARY_PATTERN))
     }
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from shards.files import atomic_write
+from shards.files import TEMPORARY_PATTERN, atomic_write
+from shards.locks import sole_writer
 from shards.progress import progress
 from shards.schema import IDENTITY_COLUMNS, ImageSpec
 from shards.store import open_store
@@ -27,13 +28,14 @@ def export_tiff(root: Path, out: Path, view: str | None) -> int:
     if name not in store.dataset.views:
         raise ValueError(f"{root}: no view {name}; it has {', '.join(store.dataset.views)}")
     files = store.files(name)
-    out.mkdir(parents=True, exist_ok=True)
-    with progress("export", len(samples)) as advance:
+    with sole_writer(out), progress("export", len(samples)) as advance:
+        for path in out.glob(TEMPORARY_PATTERN):  # what a killed export left
+            path.unlink()
         for number, row in zip(samples.synapse_id, samples.row, strict=True):
             (image,) = files.read([row])
             write_tiff(out / f"{number}.tif", image, store.dataset.views[name])
             advance(1)
-    _write_labels(out / "labels.csv", samples, store.dataset.class_names)
+        _write_labels(out / "labels.csv", samples, store.dataset.class_names)
     return len(samples)
 
 

@@ -122,6 +122,10 @@ class TiffImage:
             page = page.aspage()  # a frame has its keyframe's palette
             if page.shape != self._series.keyframe.shape:
                 raise ImageError("wrong_shape", f"section {z} is {page.shape}, {self.stored}")
+            if page.dtype != self._series.dtype:
+                raise ImageError(
+                    "unreadable", f"section {z} is of {page.dtype}, the others of {self.stored}"
+                )
             check_size(page.shape)
             stored = _stored(page, self.stored.axes, self._shape_of_one)
             if stored.size_czyx[0] != self.size_czyx[0]:
@@ -232,6 +236,8 @@ def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
     states = f"its header states {stated} sections, " if stated > held else ""
     if following:
         raise ImageError("truncated", f"{states}its list of pages breaks off after {held}; {CUT}")
+    if (inside := sum(len(level) for one in file.series for level in one.levels)) < held:
+        raise ImageError("truncated", f"{held - inside} of its {held} pages hold no image; {CUT}")
     if there < stated:
         raise ImageError(
             "truncated", f"its header states {stated} sections, {there} are there; {CUT}"
