@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -35,6 +36,7 @@ from shards.locks import is_lock
 TRAIN = ("cnn_2d", "--epochs", "3", "--batch-size", "8", "--width", "4", "--crop", "32", "32")
 KEPT = ("--checkpoint-steps", "1", "--threads", "1", "--memory-format", "contiguous")
 LIMIT_S = 120.0
+DATE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # on the page of a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +238,7 @@ def files(name: str, work: Path) -> dict[str, str]:
     """
     folder, shared = work / COMMANDS[name].out, name == "ingest-task"
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(DATE.sub(b"", path.read_bytes())).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not is_lock(path) and not (shared and path.match(TEMPORARY_PATTERN))
     }
