@@ -169,7 +169,7 @@ def broken(change: Callable[[dict[str, Tensor]], None]) -> bytes:
         (b'{"error": "not found"}', "JSON text, not weights"),
         (POINTER, "a Git LFS pointer, not the file that it stands for; run `git lfs pull`"),
         (b"", "an empty file; fetch it again"),
-        (gzip.compress(pth(theirs())), "compressed by gzip"),
+        (gzip.compress(pth(theirs()), mtime=0), "compressed by gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "an HDF5 file"),
         (pth(theirs())[:-100], "cut off or damaged"),
         (pth(theirs())[:2000], "cut off or damaged, 2000 bytes"),
