@@ -117,6 +117,7 @@ def _open_csv(stream: pa.NativeFile, layout: CsvLayout, places: Sequence[int]) -
         skip_rows_after_names=int(layout.has_header),
         block_size=CSV_BLOCK_BYTES,
         encoding=layout.encoding.removesuffix("-sig"),
+        use_threads=False,  # or errors do not say which row; columns stay bytes, so it costs little
     )
     options = pa_csv.ConvertOptions(
         include_columns=wanted,
