@@ -157,6 +157,7 @@ def hog_forest(tables: Tables, read: Callable[[str, Ints], Images]) -> Guess:
         300, min_samples_leaf=2, class_weight="balanced", random_state=SEED, n_jobs=2
     )
     forest.fit(_hog_features("train", rows, read), labels_of(tables.train)[rows])
+    forest.set_params(n_jobs=1)  # threads add the trees' votes in any order: other last bits
     guesses = {
         split: _all_classes(
             forest.predict_proba(_hog_features(split, np.arange(len(frame)), read)),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -126,8 +126,9 @@ class GitState:
     changed: bool
 
 
+@cache
 def git_state() -> GitState | None:
-    """Return the state of the checkout that this code runs from.
+    """Return the state of the checkout that this code runs from, as it was at the first call.
 
     None where the code is not a git checkout, or git is not there.
     """

@@ -15,7 +15,7 @@ from trainer.classes import class_counts, is_judged
 from trainer.distributed import any_rank, make_accelerator
 from trainer.faults import with_cures
 from trainer.logs import Meter, RunLog
-from trainer.saving import roll_back, save_session, write_run
+from trainer.saving import complete_run, roll_back, save_session, write_run
 from trainer.session import Job, Session
 from trainer.start import start_session
 from trainer.step import train_step
@@ -47,6 +47,7 @@ def train(job: Job) -> bool:
     ):
         session = start_session(job, accelerator, shards, say)
         if session.finished:
+            complete_run(session)
             say(f"{job.out} is finished already: {_best(session)}")
             return True
         write_run(session, "running")

@@ -168,13 +168,34 @@ def write_run(session: Session, status: str) -> None:
         versions=versions(),
         git=git_state(),
         command=session.job.command,
-        best=Best(
-            monitor=session.config.monitor,
-            value=session.progress.best,
-            epoch=session.progress.best_epoch,
-        ),
+        best=_best(session),
         ended=session.progress.ended or None,
     )
+    _write(session, record)
+
+
+def complete_run(session: Session) -> None:
+    """Say in run.json that a run is finished, if the process that ended it did not live to."""
+    if not session.accelerator.is_main_process:
+        return
+    if not (session.job.out / "run.json").exists():
+        write_run(session, "finished")
+        return
+    record = read_run(session.job.out)
+    if record.status != "finished":
+        ended = session.progress.ended or None
+        _write(session, replace(record, status="finished", best=_best(session), ended=ended))
+
+
+def _best(session: Session) -> Best:
+    return Best(
+        monitor=session.config.monitor,
+        value=session.progress.best,
+        epoch=session.progress.best_epoch,
+    )
+
+
+def _write(session: Session, record: RunRecord) -> None:
     path = session.job.out / "run.json"
     with naming(str(path)):
         write_document(path, record)

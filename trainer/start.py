@@ -81,6 +81,8 @@ def start_session(
         say=say,
     )
     if saved:
+        if accelerator.is_main_process:
+            checkpoints.complete_checkpoint(job.checkpoints, saved)
         restore(session, saved)
         say(f"continuing {job.out} at epoch {progress.epoch + 1}, step {progress.step}")
     return session

@@ -63,9 +63,10 @@ def save_checkpoint(
 ) -> None:
     """Write checkpoint `step` and let `names` (of `last`, `best`) point to it.
 
-    `groups` maps a file's stem to its tensors; their hashes are added to `state`. Checkpoints that
-    no name points to any more are deleted. Where it cannot be written, a `ValueError`, and the
-    checkpoints before it stay.
+    `groups` maps a file's stem to its tensors; their hashes are added to `state`. `last` comes
+    first of `names`: where the process dies after it, `complete_checkpoint` does the rest.
+    Checkpoints that no name points to any more are deleted. Where it cannot be written, a
+    `ValueError`, and the checkpoints before it stay.
     """
     with naming(f"{folder}: the checkpoint of step {step}"), whole_folder(folder) as temporary:
         write_model(temporary, groups, state)
@@ -77,6 +78,22 @@ def save_checkpoint(
             fsync(folder)
         finally:
             _delete_unnamed(folder)
+
+
+def complete_checkpoint(folder: Path, state: State) -> None:
+    """Do what a process that was killed after it let `last` point to `state` had yet to do.
+
+    That is to let `best` point there, if it is the best, and to delete what no name points to.
+    """
+    last, best = folder / "last", folder / "best"
+    if not last.is_symlink():
+        return
+    ends_epoch = state.progress.step == 0 and state.progress.epoch > 0
+    if ends_epoch and state.progress.best_epoch == state.progress.epoch - 1:
+        target = last.readlink().name
+        if not best.is_symlink() or best.readlink().name != target:
+            _point(best, target)
+    _delete_unnamed(folder)
 
 
 def write_model(folder: Path, groups: dict[str, Tensors], state: State) -> None:

@@ -1,12 +1,14 @@
 """Baselines see what they may, and the leaking one shows what they may not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from eval.baselines import (
@@ -21,7 +23,7 @@ from eval.baselines import (
     shrink,
 )
 from eval.metrics import balanced_accuracy
-from eval.predictions import Ints
+from eval.predictions import Floats, Ints
 
 Make = Callable[..., pd.DataFrame]
 
@@ -104,6 +106,25 @@ def test_texture_is_seen(make_predictions: Make) -> None:
         return np.where(label == 1, noise, noise // 2 + stripes).astype(np.uint8)
 
     assert accuracy(given, hog_forest(given, read).test) > 0.9
+
+
+def test_a_forest_s_votes_are_added_in_one_order(
+    make_predictions: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Checked(RandomForestClassifier):  # type: ignore[misc]
+        def predict_proba(self, x: Floats) -> Floats:
+            votes = np.zeros((len(x), 2))
+            for tree in self.estimators_:
+                votes += tree.predict_proba(x.astype(np.float32))
+            found: Floats = super().predict_proba(x)
+            assert found.tobytes() == (votes / len(self.estimators_)).tobytes()
+            return found
+
+    monkeypatch.setattr("eval.baselines.RandomForestClassifier", Checked)
+    noise = np.random.default_rng(0).integers(0, 255, (500, 1, 16, 16)).astype(np.uint8)
+    whole = tables(make_predictions)
+    given = replace(whole, train=whole.train[::3], val=whole.val[:0], test=whole.test[:200])
+    assert accuracy(given, hog_forest(given, lambda _, rows: noise[rows % 500]).test) < 0.7
 
 
 def test_without_validation_nothing_is_guessed_for_it(make_predictions: Make) -> None:

@@ -206,3 +206,41 @@ def test_an_older_checkpoint_without_hashes_is_read(tmp_path: Path) -> None:
     values["optimizer"] = {"groups": [{"lr": 0.1, "betas": [0.9, 0.999]}], "values": {}}
     path.write_text(json.dumps(values))
     assert read(tmp_path / "last")[1]["w"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("progress", "best"),
+    [
+        (Progress(epoch=2, best=0.6, best_epoch=1), "000000002"),
+        (Progress(epoch=2, best=0.5, best_epoch=0), "000000001"),
+        (Progress(epoch=2, step=3, best=0.6, best_epoch=1), "000000001"),
+    ],
+    ids=["the best", "not the best", "in mid-epoch"],
+)
+def test_best_is_right_after_a_kill_between_the_two_names(
+    progress: Progress, best: str, tmp_path: Path
+) -> None:
+    for step, names in ((1, ["last", "best"]), (2, ["last"])):
+        save(tmp_path, step, names)
+    (tmp_path / "000000003").mkdir()
+    for _ in range(2):
+        checkpoints.complete_checkpoint(tmp_path, replace(STATE, progress=progress))
+        assert (tmp_path / "best").readlink().name == best
+        assert (tmp_path / "last").readlink().name == "000000002"
+        folders = {p.name for p in tmp_path.iterdir() if not p.is_symlink()}
+        assert folders == {best, "000000002"}
+
+
+def test_the_first_checkpoint_is_the_best_after_a_kill_between_the_two_names(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, 1, ["last"])
+    checkpoints.complete_checkpoint(tmp_path, STATE)
+    assert (tmp_path / "best").readlink().name == "000000001"
+
+
+def test_checkpoints_that_a_copy_made_folders_of_stay(tmp_path: Path) -> None:
+    for name in ("last", "best"):
+        (tmp_path / name).mkdir()
+    checkpoints.complete_checkpoint(tmp_path, STATE)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last"]

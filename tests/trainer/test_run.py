@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from eval.predictions import read_predictions
+from shards.documents import write_document
 from tests.trainer.conftest import main
+from trainer.saving import read_run
 from trainer.stopping import REQUEUE
 
 TINY = (
@@ -87,7 +90,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert [row["loss"] for row in validations(tmp_path / "run")] == [
         row["loss"] for row in validations(unbroken)
     ]
+    record, path = read_run(tmp_path / "run"), tmp_path / "run" / "run.json"
+    written = path.read_bytes()
+    write_document(path, replace(record, status="running", best=replace(record.best, epoch=0)))
     assert "finished already" in run(*command, launcher=False)
+    assert path.read_bytes() == written
 
 
 @pytest.mark.slow
