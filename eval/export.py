@@ -47,8 +47,11 @@ def layer_of(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Layer
             f"{where}: no column {', '.join(missing)}; an annotation needs an id and a place"
         )
     ids = frame["synapse_id"].to_numpy(np.int64)
-    if len(np.unique(ids)) < len(ids) or ids.min() < 0:
-        raise ValueError(f"{where}: synapse_id must be unique and not negative to be an id")
+    if (repeated := frame["synapse_id"].duplicated().to_numpy() | (ids < 0)).any():
+        raise ValueError(
+            f"{where}: {int(repeated.sum())} rows have no synapse_id of their own, such as "
+            f"{ids[repeated.argmax()]}; an annotation needs one, of 0 or more"
+        )
     if (nowhere := frame[CENTERS].isna().any(axis=1).to_numpy()).any():
         raise ValueError(
             f"{where}: {int(nowhere.sum())} rows have no place, first synapse_id "

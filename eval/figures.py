@@ -242,8 +242,12 @@ def coverage(curves: dict[str, tuple[Floats, Floats]]) -> Figure:
 
 
 def learning_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure | None:
-    """Draw training loss and validation balanced accuracy by epoch; None when there are none."""
-    if not any(points for run in curves.values() for points in run.values()):
+    """Draw training loss and validation balanced accuracy by epoch; None when there are none.
+
+    Predictions that are no run of ours have no curves.
+    """
+    curves = {name: run for name, run in curves.items() if any(run.values())}
+    if not curves:
         return None
     with _canvas(7.0, 2.8, 2) as (canvas, axes):
         for (name, run), colour in zip(curves.items(), COLOURS * 3, strict=False):

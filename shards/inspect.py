@@ -70,7 +70,8 @@ def _split_table(manifest: Manifest) -> Iterator[str]:
     for split, info in manifest.splits.items():
         counts = [info.class_counts.get(name, 0) for name in classes]
         megabytes = sum(shard.bytes for shard in info.shards) / 1e6
-        cells = [split, info.num_samples, info.num_neurons, *counts, len(info.shards)]
+        neurons = info.num_neurons or "unknown"
+        cells = [split, info.num_samples, neurons, *counts, len(info.shards)]
         yield _line([*cells, f"{megabytes:.1f}"])
 
 

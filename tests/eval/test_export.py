@@ -167,7 +167,7 @@ def test_sure_points_are_coloured_and_unsure_ones_grey(layer: tuple[pd.DataFrame
     ("drop", "change", "message"),
     [
         (["center_x_nm"], {}, "no column center_x_nm; an annotation needs an id and a place"),
-        ([], {"synapse_id": lambda t: -t["synapse_id"]}, "unique and not negative"),
+        ([], {"synapse_id": lambda t: -t["synapse_id"]}, "no synapse_id of their own"),
         ([], {"center_y_nm": np.nan}, "rows have no place, first synapse_id 1152921504606856976"),
     ],
 )

@@ -72,6 +72,15 @@ def test_learning_curves_leave_out_what_is_not_readable(tmp_path: Path) -> None:
     assert bad == 4
 
 
+def test_a_run_is_compared_with_predictions_that_no_run_of_ours_made(run: Path) -> None:
+    others = run.parent / "others.parquet"
+    (run / "predictions" / "test.parquet").rename(others)
+    (run / "predictions" / "test.parquet").write_bytes(others.read_bytes())
+    out = run.parent / "out"
+    assert run_command(main, ["compare", str(run), str(others), "--out", str(out)]) == 0
+    assert "Learning curves of run." in (out / "report.html").read_text()
+
+
 def test_no_password_reaches_page_or_metrics(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secret = "https://ada:s3cr3t@example.org/data"
     description = json.loads((run / "run.json").read_text()) | {
