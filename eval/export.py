@@ -83,7 +83,14 @@ def _points(places: Floats, probabilities: Floats) -> npt.NDArray[Any]:
 
 
 def write_layer(folder: Path, layer: Layer, class_names: tuple[str, ...]) -> None:
-    """Write the layer's folder; `info` last, so that its presence means a complete layer."""
+    """Write the layer's folder; `info` last, so that its presence means a complete layer.
+
+    A layer that was there goes first: its shards would show annotations that are not in this one.
+    """
+    (folder / "info").unlink(missing_ok=True)
+    for key in ("by_id", "neuron", "spatial*"):
+        for shard in folder.glob(f"{key}/*.shard"):
+            shard.unlink()
     low = np.floor(layer.points["place"].min(axis=0).astype(np.float64))
     high = np.floor(layer.points["place"].max(axis=0).astype(np.float64)) + 1.0
     info = {
@@ -192,11 +199,11 @@ def _write_cells(
         for own in np.split(rows, counts.cumsum()[:-1])
     ]
     sizes = np.array([len(value) for value in values], np.int64)
-    return _write_sharded(folder, cells, np.concatenate(values) if values else None, sizes)
+    return _write_sharded(folder, cells, np.concatenate(values), sizes)
 
 
 def _write_sharded(
-    folder: Path, keys: Ids, data: npt.NDArray[np.uint8] | None, sizes: Ints
+    folder: Path, keys: Ids, data: npt.NDArray[np.uint8], sizes: Ints
 ) -> dict[str, Any]:
     """Write values (one after the other in `data`, in the order of `keys`); return the scheme."""
     minishards = max(1, len(keys) // IDS_A_MINISHARD)
@@ -210,7 +217,7 @@ def _write_sharded(
         "minishard_index_encoding": "raw",
         "data_encoding": "raw",
     }
-    if data is None:
+    if not len(keys):
         return scheme
     minishard = (keys & np.uint64((1 << MINISHARD_BITS) - 1)).astype(np.int64)
     shard = (keys >> np.uint64(MINISHARD_BITS)) & np.uint64((1 << shard_bits) - 1)

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import re
 import select
 import shutil
 import signal
@@ -12,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,6 +26,7 @@ Asked = TypeVar("Asked")
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 HELP = ("-h", "--help")
+EMPTY = re.compile(r"(--[\w.-]+=)?")  # an argument without a value
 EVERYWHERE = """\
 With every command: --help shows its options, --check reads the arguments and does nothing more,
 --debug shows the traceback of an error. Exit code: 0 done, 1 failed, 2 bad usage.
@@ -108,6 +111,7 @@ def parse(
     and an error otherwise. With `--check` the process ends here, with 0.
     """
     words, check = _without(args, "--check")
+    _refuse_empty(words)
     words = _joined(words, {name.replace("_", "-") for name in _many(kind)})
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:
@@ -117,6 +121,14 @@ def parse(
     if check:
         sys.exit(0)
     return asked
+
+
+def _refuse_empty(args: Sequence[str]) -> None:
+    """An empty path would be the current folder."""
+    for before, word in pairwise(["", *_split(args)[0]]):
+        if EMPTY.fullmatch(word):
+            where = word or (f"the argument after {before}" if before else "the first argument")
+            raise UsageError(f"{where} is empty; is a variable of the shell not set?")
 
 
 def _bound(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -230,6 +242,8 @@ def _explain(error: Exception, args: Sequence[str]) -> str:
     match error:
         case OSError() if error.errno in CURES:
             return f"{_place(error, args)}: {os.strerror(error.errno)}; {CURES[error.errno]}"
+        case OSError(filename=str(name), strerror=str(reason)):
+            return f"{name}: {reason}"
         case MemoryError():
             return f"not enough memory{_of(error)}; {CURES[errno.ENOMEM]}"
         case RecursionError() | NotImplementedError():

@@ -109,8 +109,9 @@ def _in_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
+        what = "a link to nothing" if folder.is_symlink() and not folder.exists() else "a file"
         raise ValueError(
-            f"{folder}: a file stands in the way, expected a folder; choose another path"
+            f"{folder}: {what} stands in the way, expected a folder; choose another path"
         ) from None
     try:
         yield

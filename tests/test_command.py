@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import re
 import signal
 import subprocess
@@ -41,7 +42,7 @@ COMMANDS = [
 
 
 def exit_code(words: str) -> int:
-    package, *args = words.split()
+    package, *args = shlex.split(words)
     try:
         return run_command(MAINS[package], args)
     except SystemExit as end:
@@ -102,6 +103,9 @@ def test_help_has_an_example_and_a_sentence_for_every_option(
         ("trainer unet3d_small --data d --batch_size 3 --batch-size=4", "given more than once"),
         ("trainer unet3d_small --data d --epoch 3", "--epochs"),
         ("trainer recipes now", "now"),
+        ("eval p.csv --out=", "--out= is empty"),
+        ("eval p.csv --out ''", "the argument after --out is empty"),
+        ("shards copy '' o", "the first argument is empty"),
     ],
 )
 def test_bad_usage_exits_with_2(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,6 +188,7 @@ def test_a_full_disk_without_a_name_is_found(capsys: pytest.CaptureFixture[str])
         (ValueError("a\nb"), "error: a b"),
         (ValueError(), "error: ValueError"),
         (RuntimeError("stopped"), "error: stopped"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), "error: a/b: No such file"),
     ],
 )
 def test_every_error_is_one_line(

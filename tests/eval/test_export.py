@@ -163,6 +163,21 @@ def test_sure_points_are_coloured_and_unsure_ones_grey(layer: tuple[pd.DataFrame
         assert (red > blue) == (most == 2)
 
 
+def test_synapses_of_unknown_neurons_are_found_by_id_and_place(
+    make_predictions: Make, tmp_path: Path
+) -> None:
+    frame = make_predictions(1).assign(neuron_id=0)
+    folder = tmp_path / "layer"
+    for content in (make_predictions(2), frame):  # the second replaces the first
+        write_predictions(tmp_path / "p.parquet", content, PredictionsInfo())
+        assert run_command(main, ["export", str(tmp_path / "p.parquet"), "--out", str(folder)]) == 0
+    reader = Reader(folder)
+    value = reader.value(reader.info["by_id"], int(frame["synapse_id"][3]))
+    assert value is not None
+    assert len(value) == POINT.itemsize + 4  # and a list of no neurons
+    assert not list(folder.glob("neuron/*"))
+
+
 @pytest.mark.parametrize(
     ("drop", "change", "message"),
     [
