@@ -2,8 +2,8 @@
 
 import errno
 import os
-import shlex
 import re
+import shlex
 import signal
 import subprocess
 import sys
