@@ -68,9 +68,8 @@ def parse_tensors(data: bytes, *, where: str, name: str, cure: str) -> dict[str,
         with warnings.catch_warnings(action="ignore"):  # of odd pickles, which then fail
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0][:80]
         raise ValueError(
-            f"{where}: not a whole file of tensors alone ({reason}); {cure}, or {SAVE}"
+            f"{where}: not a whole file of tensors alone ({_reason(error)}); {cure}, or {SAVE}"
         ) from None
     found = dict(_groups(loaded)) if isinstance(loaded, dict) else {}
     if not found:
@@ -150,6 +149,16 @@ def _check_kind(data: bytes, *, where: str, cure: str) -> None:
         raise ValueError(f"{where}: {what}")
 
 
+def _reason(error: Exception) -> str:
+    """Return what torch says of the file, without what it says of itself."""
+    text = str(error)
+    if other := re.search(r"Unsupported \w+: GLOBAL (\S+)", text):
+        return f"it holds Python objects, {other[1]}"
+    if isinstance(error, UnpicklingError) and "Unsupported operand" in text:
+        return "neither safetensors nor what torch.save writes"
+    return text.strip().partition("\n")[0][:80]
+
+
 def _kind_of(loaded: object) -> str:
     return "a single tensor" if isinstance(loaded, Tensor) else f"a {type(loaded).__name__}"
 
@@ -164,12 +173,17 @@ def _check_parts(data: bytes, *, where: str, cure: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.infolist()
+            names = [part.filename for part in parts]
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
             damaged = archive.testzip() if any(p.CRC for p in parts) and not packed else None
     except (zipfile.BadZipFile, *UNREADABLE) as error:
         raise ValueError(
             f"{where}: cut off or damaged, {len(data)} bytes ({str(error)[:80]}); {cure}"
         ) from None
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise ValueError(f"{where}: a TorchScript program, not weights; {SAVE}")
+    if any(name.endswith(".npy") for name in names):
+        raise ValueError(f"{where}: arrays of NumPy, not weights of PyTorch; {SAVE}")
     if packed:
         raise ValueError(f"{where}: a compressed archive, not weights; unpack it first")
     if damaged:

@@ -4,6 +4,7 @@ import gzip
 import http.server
 import io
 import json
+import pickle
 import random
 import threading
 import zipfile
@@ -12,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save, save_file
@@ -49,6 +51,18 @@ def load(source: object, net: nn.Module | None = None, *, partial: bool = False)
 def pth(value: object) -> bytes:
     held = io.BytesIO()
     torch.save(value, held)
+    return held.getvalue()
+
+
+def program() -> bytes:
+    held = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.ones(1)), held)
+    return held.getvalue()
+
+
+def arrays() -> bytes:
+    held = io.BytesIO()
+    np.savez(held, w=np.ones(3))
     return held.getvalue()
 
 
@@ -161,8 +175,11 @@ def broken(change: Callable[[dict[str, Tensor]], None]) -> bytes:
         (pth(torch.ones(3)), "holds a single tensor, expected tensors by name"),
         (pth({"epoch": 3}), "holds a dict without tensors, expected"),
         (pth(3), "holds a int, expected"),
-        (pth(nn.Linear(1, 1)), "not a whole file of tensors alone"),
-        (pth({"w": nn.Linear(1, 1)}), "not a whole file of tensors alone"),
+        (pth(nn.Linear(1, 1)), r"tensors alone \(it holds Python objects, torch.nn.modules.linear"),
+        (pth({"w": theirs(), "args": Path("x")}), "holds Python objects, pathlib.PosixPath"),
+        (pickle.dumps(theirs), "neither safetensors nor what torch.save writes"),
+        (program(), "a TorchScript program, not weights; save the model's state_dict"),
+        (arrays(), "arrays of NumPy, not weights of PyTorch"),
         (HTML, "a web page, not weights"),
         (b"\n  <html>", "a web page, not weights"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page, not weights"),
