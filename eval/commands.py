@@ -13,6 +13,7 @@ from eval.predictions import read_predictions
 from eval.report import REPORT, metrics_of, write_report
 from eval.subject import Subject, folder_of, open_subject, read_tags
 from eval.text import headline
+from shards.files import TEMPORARY_PATTERN
 from shards.locks import sole_writer, sole_writer_of_file
 from shards.progress import progress
 
@@ -45,7 +46,7 @@ def evaluate_paths(
         )
     folder = out or folder_of(sources.paths[0])
     with sole_writer_of_file(folder / REPORT):
-        for leftover in folder.glob(f".{REPORT}.*.tmp"):
+        for leftover in folder.glob(TEMPORARY_PATTERN.replace("?*", REPORT)):
             leftover.unlink()
         if pool:
             pooled = pool_folds(sources.paths, folder, options.criterion)

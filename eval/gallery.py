@@ -95,7 +95,7 @@ def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]
     rows = np.unique(np.concatenate(list(groups.values())))
     frame = subject.test.frame.iloc[rows].reset_index(drop=True)
     images = images_of(subject, "test", rows_in_index(subject, "test", frame))
-    stretch = image.voxel_size_nm[0] / image.voxel_size_nm[2]
+    stretch = image.stretch
     links = [neuroglancer_link(subject, frame, i, segmentation) for i in range(len(rows))]
     cards = {
         int(row): _card(found, int(row), draw(images[place], stretch), links[place])

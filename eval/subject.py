@@ -311,6 +311,8 @@ def box_nm(subject: Subject) -> tuple[float, float, float] | None:
         return None
     image = subject.shards.manifest.image
     z, y, x = image.shape[1:] if image.view == "cube" else (1, *image.shape[1:])
+    if image.voxel_size_nm is None:
+        return None
     vz, vy, vx = image.voxel_size_nm
     return x * vx, y * vy, z * vz
 

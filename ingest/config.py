@@ -85,7 +85,7 @@ class ProofreadTable:
     source: Source = "files"
     header: str | None = None
     column: str = "status_axon"
-    values: tuple[str, ...] = ("t", "true", "True")
+    values: tuple[str | bool | int | float, ...] = ("t", "true", "True")
     root_column: str = "pt_root_id"
     required: bool = False
 

@@ -41,7 +41,7 @@ def export_tiff(root: Path, out: Path, view: str | None) -> int:
 
 def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
     """Write an image (c, [z], y, x) as ImageJ does: to scale, channels named and laid over."""
-    z_nm, y_nm, x_nm = spec.voxel_size_nm
+    z_nm, y_nm, x_nm = spec.size_nm
     sections_zcyx = image[None] if spec.view == "patch" else image.transpose(1, 0, 2, 3)
     metadata: dict[str, Any] = {"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"}
     if len(image) > 1:

@@ -23,7 +23,7 @@ def inspect_lines(root: Path) -> Iterator[str]:
         return
     dataset = read_dataset(root)
     for name, view in dataset.views.items():
-        z, y, x = view.voxel_size_nm
+        z, y, x = view.size_nm
         yield f"{name}: {dataset.num_samples} × {view.shape} {view.dtype}, {z:g}×{y:g}×{x:g} nm"
     rules = rules_of(dataset, root)
     yield from funnel_lines(rules.funnel)

@@ -137,7 +137,12 @@ def _proofread(labels: pd.DataFrame, config: LabelConfig, notes: dict[str, int])
     table = config.proofread
     rows = _neuron_rows(table, notes, nucleus_column=None)
     values = {canonical_value(value) for value in table.values}
-    proofread = labels.index.isin(rows.root_id[rows.value.isin(values)])
+    if not (is_proofread := rows.value.isin(values)).any():
+        raise ValueError(
+            f"{table.path} has {shown_counts(_counts(rows.value))} in {table.column}: no axon is "
+            "proofread; correct `column` or `values` of labels.proofread"
+        )
+    proofread = labels.index.isin(rows.root_id[is_proofread])
     tiers = labels.label_tier.where(~proofread, labels.label_tier + "_proofread")
     labels = labels.assign(label_tier=tiers)
     return labels[proofread] if table.required else labels

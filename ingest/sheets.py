@@ -85,7 +85,7 @@ def _both_sides(image: Image, spec: ImageSpec) -> Picture.Image:
     upper = _tinted(image, spec)
     if spec.view == "patch":
         return upper
-    z_nm, _, x_nm = spec.voxel_size_nm
+    z_nm, _, x_nm = spec.size_nm
     lower = _colored(image[:, :, image.shape[2] // 2], spec)
     lower = lower.resize(
         (lower.width, round(lower.height * z_nm / x_nm)), Picture.Resampling.NEAREST
@@ -114,7 +114,7 @@ def _captioned(picture: Picture.Image, lines: Sequence[str], spec: ImageSpec) ->
     draw = ImageDraw.Draw(tile)
     for number, line in enumerate(lines):
         draw.text((1, LINE_PX * number), line, fill="black")
-    bar = round(scale_bar_nm(spec) / spec.voxel_size_nm[2])
+    bar = round(scale_bar_nm(spec) / spec.size_nm[2])
     bottom = LINE_PX * len(lines) + spec.shape[-2] - 4
     draw.rectangle((3, bottom - 4, 4 + bar, bottom), fill="black")
     draw.rectangle((4, bottom - 3, 3 + bar, bottom - 1), fill="white")
@@ -123,7 +123,7 @@ def _captioned(picture: Picture.Image, lines: Sequence[str], spec: ImageSpec) ->
 
 def scale_bar_nm(spec: ImageSpec) -> float:
     """Return a scale bar's length, at most a third of the width: 1, 2 or 5 times a power of 10."""
-    most = spec.shape[-1] * spec.voxel_size_nm[2] / 3
+    most = spec.shape[-1] * spec.size_nm[2] / 3
     power = 10.0 ** np.floor(np.log10(most))
     return float(max(step * power for step in (1, 2, 5) if step * power <= most))
 

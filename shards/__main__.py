@@ -147,7 +147,7 @@ def index_command(
     *,
     split: Literal["", "train", "val", "test"] = "",
     class_names: tuple[str, ...] = (),
-    voxel_size_nm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    voxel_size_nm: tuple[float, float, float] | None = None,
     force: bool = False,
 ) -> None:
     """Write index and manifest for WebDataset tars that others wrote, so that they stream too.
@@ -164,7 +164,7 @@ def index_command(
         url: folder or prefix that holds the tars
         split: of all tars; taken from the start of each name when empty
         class_names: of labels 0, 1, …
-        voxel_size_nm: z y x
+        voxel_size_nm: z y x; unknown when not given
         force: replace a manifest.json that `shards index` did not write
     """
     spec = ForeignSpec(split=split, class_names=class_names, voxel_size_nm=voxel_size_nm)

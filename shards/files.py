@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TEMPORARY_PATTERN = ".*.tmp"  # names of the files that `atomic_write` has not finished
+# Names of the files that `atomic_write` has not finished: .NAME.PID.HEX.tmp
+TEMPORARY_PATTERN = f".?*.[0-9]*.{'[0-9a-f]' * 8}.tmp"
 
 
 @contextmanager

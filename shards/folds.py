@@ -84,7 +84,7 @@ def _leaks(samples: pa.Table, train: np.ndarray, dataset: Dataset) -> np.ndarray
     found, known = np.zeros(len(samples), bool), ~np.isnan(centers_nm).any(axis=1)
     ours, others = train & known, ~train & known
     for view in dataset.views.values():
-        a, b = (voxels_of(centers_nm[part], view.voxel_size_nm) for part in (ours, others))
+        a, b = (voxels_of(centers_nm[part], view.size_nm) for part in (ours, others))
         found[ours] |= overlaps(a, b, _size_zyx(view))
     return found
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.documents import sealed_json
-from shards.foreign_samples import Seen, row_of, samples_of
+from shards.foreign_samples import MOST_COLORS, Seen, row_of, samples_of
 from shards.index import IndexNotes, index_bytes, parse_index
 from shards.limits import max_image_bytes
 from shards.moments import Moments, moments_of
@@ -53,14 +53,14 @@ FORCE = "--force replaces it"
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignSpec:
-    """What the tars do not say: their split ("" takes it from each name), classes, voxels."""
+    """What the tars do not say: split ("" takes it from each name), classes, voxel size if known."""
 
     split: str = ""
     class_names: tuple[str, ...] = ()
-    voxel_size_nm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    voxel_size_nm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not all(0 < side < math.inf for side in self.voxel_size_nm):
+        if not all(0 < side < math.inf for side in self.voxel_size_nm or ()):
             raise ValueError(f"voxel sizes must be above 0 nm, got {self.voxel_size_nm}")
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"class names must differ, got {', '.join(self.class_names)}")
@@ -190,8 +190,11 @@ def _refuse_others(storage: Storage, names: Sequence[str]) -> None:
     if MANIFEST in there:
         try:
             indexed = parse_manifest(storage.read(MANIFEST), where=where).pack.indexed
-        except ValueError as error:
-            raise ValueError(f"{error} (it was not written by `shards index`; {FORCE})") from None
+        except ValueError:
+            raise ValueError(
+                f"{where}: a file that `shards index` did not write, or that was altered since; "
+                f"move it elsewhere, or {FORCE}"
+            ) from None
         if not indexed:
             raise ValueError(f"{where} is that of a packed set, which needs no index; {FORCE}")
     for name in there & {name.removesuffix(TAR) + INDEX for name in names}:
@@ -222,6 +225,11 @@ def _say_what_is_odd(scans: Sequence[Scan], say: Callable[[str], object]) -> Non
     for found in scans:
         if found.seen.skipped:
             say(f"note: {found.name}: no samples, skipped: {_listed(found.seen.skipped)}")
+    if (channels := scans[0].shape[0]) > MOST_COLORS:
+        say(
+            f"note: images of shape {scans[0].shape} are of {channels} channels; a stack of "
+            "sections is (1, z, y, x)"
+        )
     total = sum(len(found.rows) for found in scans)
     if unlabelled := sum(found.seen.unlabelled for found in scans):
         offers = sorted(set[str]().union(*(found.seen.offers for found in scans)))

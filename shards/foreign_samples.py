@@ -29,6 +29,13 @@ DOCUMENTS = {"readme", "license", "copying", "changelog", "thumbs", "desktop"}
 MAX_LABEL = 2**15 - 1
 EXACT = 2**53  # whole numbers up to here are exact in a float
 MAX_TEXT = 1000
+# Version 3 is 2 with names of fields in UTF-8, which arrays of uint8 do not have.
+NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
+MOST_COLORS = 4  # values of a pixel that stand behind each other
 BROKEN_NPY = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
 
 
@@ -164,12 +171,10 @@ def _npy(content: bytes, where: str) -> tuple[np.ndarray, int]:
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"{where}: npy version {version} cannot be streamed; save it anew")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        if version not in NPY_HEADERS:
+            raise ValueError(f"version {version[0]}.{version[1]} is unknown")
+        shape, fortran, dtype = NPY_HEADERS[version](stream)
     except BROKEN_NPY as error:
-        if str(error).startswith(where):
-            raise
         text = " ".join(str(error).split())[:100]
         raise ValueError(f"{where}: .npy has no readable header ({text}); save it anew") from None
     if dtype != np.uint8 or fortran or len(shape) not in (2, 3, 4):
@@ -182,6 +187,11 @@ def _npy(content: bytes, where: str) -> tuple[np.ndarray, int]:
         raise ValueError(
             f"{where}: .npy holds {voxels.size} voxels, its header says {str(shape)[:80]}; save it "
             "anew"
+        )
+    if len(shape) > 2 and shape[-1] <= MOST_COLORS < shape[0]:
+        raise ValueError(
+            f"{where}: .npy of {shape} looks like (y, x, channels), an image whose channels come "
+            "last; save arrays (y, x), (c, y, x) or (c, z, y, x)"
         )
     return voxels.reshape((1, *shape) if len(shape) == 2 else shape), stream.tell()
 
@@ -271,6 +281,7 @@ def _identity(documents: dict[str, dict[str, Any]], where: str) -> dict[str, Any
             if row[name] not in (unknown, value) and row[name] == row[name]:
                 raise ValueError(f"{where}: its JSON members disagree on {name}; keep one")
             row[name] = value
+    row["neuron_id"] = row["neuron_id"] or row["nucleus_id"] or row["pre_root_id"]
     return row
 
 
@@ -279,8 +290,11 @@ def _whole(value: object) -> int:
         value = int(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         value = int(value)
-    if type(value) is not int or not -(2**63) < value < 2**63:
-        raise ValueError("a whole number of 64 bits (or text of its digits); a float loses digits")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(
+            "a whole number of 64 bits from 0, which means unknown, or text of its digits; a float "
+            "loses digits"
+        )
     return value
 
 

@@ -56,9 +56,8 @@ def _sheet_rows(shards: ShardSet, per_class: int, seed: int) -> Iterator[tuple[s
 
 def _head(shards: ShardSet) -> Iterator[str]:
     manifest, image = shards.manifest, shards.manifest.image
-    z, y, x = image.voxel_size_nm
     yield f"{shards.url}: {image.view} images {image.shape} ({', '.join(image.axes)}) {image.dtype}"
-    yield f"voxels {x:g} x {y:g} x {z:g} nm (x, y, z); channels {', '.join(image.channels)}"
+    yield f"voxels {image.voxels}; channels {', '.join(image.channels)}"
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (manifest.mean, manifest.std))
     yield f"mean {mean}; standard deviation {std}"
     yield f"manifest sha256 {shards.manifest_sha256}"

@@ -82,13 +82,15 @@ class ImageSpec:
     shape: tuple[int, ...]
     dtype: str
     channels: tuple[str, ...]
-    voxel_size_nm: tuple[float, float, float]  # z, y, x
+    voxel_size_nm: tuple[float, float, float] | None  # z, y, x; None where unknown
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (3, 4) or min(self.shape) < 1:
             raise ValueError(f"image shape must be (c, y, x) or (c, z, y, x), got {self.shape}")
         if self.shape[0] != len(self.channels):
             raise ValueError(f"{self.shape[0]} channels but {len(self.channels)} names")
+        if self.voxel_size_nm is not None and min(self.voxel_size_nm) <= 0:
+            raise ValueError(f"voxel sizes must be above 0 nm, got {self.voxel_size_nm}")
         if self.dtype != "uint8":
             raise ValueError(f"images are uint8, got dtype {self.dtype!r}")
         if self.nbytes > (limit := max_image_bytes()):
@@ -101,6 +103,24 @@ class ImageSpec:
     def view(self) -> View:
         """`patch` for 2D images, `cube` for 3D ones."""
         return "patch" if len(self.shape) == 3 else "cube"
+
+    @property
+    def size_nm(self) -> tuple[float, float, float]:
+        """A voxel's z, y, x of images whose voxel size is known, as in every sample store."""
+        assert self.voxel_size_nm is not None
+        return self.voxel_size_nm
+
+    @property
+    def stretch(self) -> float:
+        """How much longer a voxel is along z than along x; 1 where its size is unknown."""
+        return 1.0 if self.voxel_size_nm is None else self.voxel_size_nm[0] / self.voxel_size_nm[2]
+
+    @property
+    def voxels(self) -> str:
+        """A voxel's size in words, as `8 x 8 x 40 nm (x, y, z)`."""
+        if self.voxel_size_nm is None:
+            return "of unknown size"
+        return " x ".join(f"{side:g}" for side in self.voxel_size_nm[::-1]) + " nm (x, y, z)"
 
     @property
     def nbytes(self) -> int:
@@ -133,6 +153,10 @@ class Dataset:
     rules: dict[str, JsonValue]  # how labels and splits were made, in numbers
     code_version: str
     files: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name, view in self.views.items() if view.voxel_size_nm is None]:
+            raise ValueError(f"the voxel size of view {unknown[0]} is missing")
 
 
 @document

@@ -88,7 +88,7 @@ def create_store(
             filters=None,
             compressors=[Crc32cCodec()],
             dimension_names=("row", *spec.axes),
-            attributes={"voxel_size_nm": list(spec.voxel_size_nm), "channels": list(spec.channels)},
+            attributes={"voxel_size_nm": list(spec.size_nm), "channels": list(spec.channels)},
         )
     group.attrs[VERSION_ATTRIBUTE] = SCHEMA_VERSION
 

@@ -80,7 +80,7 @@ def model_card(trained: Trained, scores: dict[str, float]) -> str:
         f"A synapse classifier of {parameters:,} parameters, trained by synshards.",
         "",
         f"- Input: uint8 images ({image.axes}) of {image.shape}: {', '.join(image.channels)}",
-        f"- Voxels: {' × '.join(f'{v:g}' for v in image.voxel_size_nm)} nm (z, y, x)",
+        f"- Voxels: {image.voxels}",
         f"- Preprocessing (in the model): central crop {config.crop or 'none'}",
         f"- Then (gray - {mean}) / {std}",
         f"- Output: probabilities of {', '.join(trained.inputs.class_names)}, in this order",

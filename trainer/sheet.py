@@ -38,7 +38,7 @@ def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int,
         image = shards.manifest.image
     em = em_channels(image.channels)
     shown = em[0] if em else 0
-    aspect = image.voxel_size_nm[0] / image.voxel_size_nm[2]
+    aspect = image.stretch
     lines: list[tuple[str, list[Gray]]] = []
     plain = augment_batch(x, rows, PLAIN, crop=config.crop, seed=seed, epoch=0).float().numpy()
     for title, augment, epoch in _operations(config.augment):

@@ -98,7 +98,14 @@ def check_fit(trained: Trained, shards: ShardSet) -> None:
             f"({', '.join(own.class_names)}) but {shards.url} has {len(names)} "
             f"({', '.join(names)}); predict on data of the same classes"
         )
+    if own.image.voxel_size_nm is not None and image.voxel_size_nm is None:
+        raise ValueError(
+            f"{trained.folder} was trained on voxels {own.image.voxels}, but those of {shards.url} "
+            "are of unknown size; say it: `python -m shards index URL --voxel-size-nm Z Y X`"
+        )
     for name in ("view", "dtype", "channels", "voxel_size_nm"):
+        if getattr(own.image, name) is None:
+            continue  # a voxel size that was unknown in training
         if (expected := getattr(own.image, name)) != (found := getattr(image, name)):
             raise ValueError(
                 f"{trained.folder} was trained on images of {name} {expected} but {shards.url} "

@@ -186,6 +186,28 @@ def test_proofread_axons_match_by_value(cells_job: Any) -> None:
     assert plan.notes["rows of axons.parquet without a root id, not used"] == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [([True], [True, False]), ([True], ["TRUE", "f"]), ([1], [1, 0]), ([2.0, "x"], ["2", "3"])],
+)
+def test_proofread_values_match_as_yaml_spells_them(
+    cells_job: Any, values: list[Any], cells: list[Any]
+) -> None:
+    axons = cells_job.cells.assign(status_axon=np.take(np.array(cells, object), [0] * 4 + [1] * 12))
+    axons.to_csv(cells_job.folder / "axons.csv")
+    cells_job.config["labels"]["proofread"] = {"path": "axons.csv", "values": values}
+    save_cells(cells_job)
+    assert planned(cells_job).tiers == {"single": 48, "single_proofread": 16}
+
+
+def test_no_proofread_axon_names_what_the_column_holds(cells_job: Any) -> None:
+    cells_job.cells.assign(status_axon="extended").to_csv(cells_job.folder / "axons.csv")
+    cells_job.config["labels"]["proofread"] = {"path": "axons.csv"}
+    save_cells(cells_job)
+    with pytest.raises(ValueError, match=r"axons\.csv has 'extended' \(16\) in status_axon: no ax"):
+        planned(cells_job)
+
+
 def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
     cells_job.config["labels"]["tables"][0]["classes"] = {"exc": "excitatory"}
     save_cells(cells_job)

@@ -9,6 +9,8 @@ import tifffile
 import webdataset
 from PIL import Image
 
+from shards.__main__ import main
+from shards.command import run_command
 from shards.foreign import ForeignSpec, index_tars
 from shards.shardset import open_shards
 from shards.stream import Stream, evaluation_batches
@@ -115,3 +117,62 @@ def test_what_cannot_stream_is_refused(tmp_path: Path, images: np.ndarray) -> No
         writer.write({"__key__": "x", "png": b"no picture"})
     with pytest.raises(ValueError, match=r"x: .png: not a readable image"):
         index_tars(str(tmp_path), ForeignSpec(split="train"))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_npy_streams(
+    tmp_path: Path, images: np.ndarray, version: tuple[int, int]
+) -> None:
+    with webdataset.TarWriter(str(tmp_path / "train-0.tar")) as writer:
+        for number, image in enumerate(images[:3]):
+            file = io.BytesIO()
+            np.lib.format.write_array(file, image, version=version)
+            writer.write({"__key__": f"k{number}", "npy": file.getvalue(), "cls": number % 2})
+    index_tars(str(tmp_path), ForeignSpec())
+    with open_shards(str(tmp_path)) as shards:
+        np.testing.assert_array_equal(shards.read_images("train", np.arange(3)), images[:3])
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 1), (16, 12, 3), (5, 16, 12, 4)])
+def test_arrays_whose_channels_come_last_are_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    write(tmp_path / "train-0.tar", np.zeros((2, *shape), np.uint8), 0)
+    with pytest.raises(ValueError, match=r"looks like \(y, x, channels\)"):
+        index_tars(str(tmp_path), ForeignSpec())
+
+
+def test_sections_taken_as_channels_are_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    write(tmp_path / "train-0.tar", np.zeros((2, 5, 16, 12), np.uint8), 0)
+    index_tars(str(tmp_path), ForeignSpec(), say=said.append)
+    assert any("of 5 channels; a stack of sections is (1, z, y, x)" in text for text in said)
+
+
+@pytest.mark.parametrize("size", [None, (40.0, 8.0, 4.0)])
+def test_a_voxel_size_that_was_not_given_is_unknown(
+    tmp_path: Path,
+    images: np.ndarray,
+    capsys: pytest.CaptureFixture[str],
+    size: tuple[float, float, float] | None,
+) -> None:
+    write(tmp_path / "train-0.tar", images[:2], 0)
+    given = [] if size is None else ["--voxel-size-nm", *map(str, size)]
+    assert run_command(main, ["index", str(tmp_path), *given]) == 0
+    expected = "voxels of unknown size;" if size is None else "voxels 4 x 8 x 40 nm (x, y, z);"
+    assert expected in capsys.readouterr().out
+    with open_shards(str(tmp_path)) as shards:
+        assert shards.manifest.image.voxel_size_nm == size
+        assert shards.manifest.image.stretch == (1 if size is None else 10)
+
+
+def test_only_our_own_unfinished_files_are_removed(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path / "train-0.tar", images[:2], 0)
+    ours = [".manifest.json.1234.0a1b2c3d.tmp", ".train-0.index.parquet.7.ffffffff.tmp"]
+    others = [".notes.tmp", ".a.b.tmp", ".x.12.zzzzzzzz.tmp", ".draft.12.tmp"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("x")
+    index_tars(str(tmp_path), ForeignSpec())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left.issuperset(others)
+    assert left.isdisjoint(ours)

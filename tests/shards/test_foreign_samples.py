@@ -180,6 +180,9 @@ IDENTITY: dict[str, tuple[str, Any]] = {
     "empty": ('{"neuron_id": ""}', 0),
     "highest": (f'{{"neuron_id": {2**63 - 1}}}', 2**63 - 1),
     "missing": ("{}", 0),
+    "nucleus": (f'{{"nucleus_id": {BIG}, "pre_root_id": 7}}', BIG),
+    "root": (f'{{"neuron_id": 0, "pre_root_id": "{BIG}"}}', BIG),
+    "below_0": ('{"neuron_id": -1}', "expected a whole number of 64 bits from 0"),
     "float": (f'{{"neuron_id": {BIG}.0}}', "expected a whole number of 64 bits"),
     "exponent": ('{"neuron_id": 8.6e17}', "expected a whole number"),
     "half": ('{"neuron_id": 1.5}', "expected a whole number"),
@@ -246,8 +249,11 @@ def test_a_manifest_of_somebody_else_is_kept(tmp_path: Path, content: str) -> No
     manifest = tmp_path / "manifest.json"
     manifest.write_text(content)
     write(tmp_path / "train-0.tar", pair("a", b"1"))
-    with pytest.raises(ValueError, match=r"not written by `shards index`; --force replaces it"):
+    with pytest.raises(
+        ValueError, match=r"did not write.*; move it elsewhere, or --force"
+    ) as caught:
         index_tars(str(tmp_path), ForeignSpec())
+    assert "schema_version" not in str(caught.value)
     assert manifest.read_text() == content
     index_tars(str(tmp_path), ForeignSpec(), force=True)
     index_tars(str(tmp_path), ForeignSpec(class_names=NAMES))  # its own may be written again
