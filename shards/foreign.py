@@ -53,7 +53,7 @@ FORCE = "--force replaces it"
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignSpec:
-    """What the tars do not say: split ("" takes it from each name), classes, voxel size if known."""
+    """What tars do not say: split ("": taken from each name), classes, voxel size (None: unknown)."""
 
     split: str = ""
     class_names: tuple[str, ...] = ()
