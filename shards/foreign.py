@@ -53,7 +53,7 @@ FORCE = "--force replaces it"
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignSpec:
-    """What tars do not say: split ("": taken from each name), classes, voxel size (None: unknown)."""
+    """What tars do not say: split ("": by their names), classes, voxel size (None: unknown)."""
 
     split: str = ""
     class_names: tuple[str, ...] = ()
