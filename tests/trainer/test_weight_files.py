@@ -13,7 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save, save_file
@@ -54,15 +53,11 @@ def pth(value: object) -> bytes:
     return held.getvalue()
 
 
-def program() -> bytes:
+def archive(*names: str) -> bytes:
     held = io.BytesIO()
-    torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.ones(1)), held)
-    return held.getvalue()
-
-
-def arrays() -> bytes:
-    held = io.BytesIO()
-    np.savez(held, w=np.ones(3))
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            file.writestr(name, b"x")
     return held.getvalue()
 
 
@@ -178,8 +173,11 @@ def broken(change: Callable[[dict[str, Tensor]], None]) -> bytes:
         (pth(nn.Linear(1, 1)), r"tensors alone \(it holds Python objects, torch.nn.modules.linear"),
         (pth({"w": theirs(), "args": Path("x")}), "holds Python objects, pathlib.PosixPath"),
         (pickle.dumps(theirs), "neither safetensors nor what torch.save writes"),
-        (program(), "a TorchScript program, not weights; save the model's state_dict"),
-        (arrays(), "arrays of NumPy, not weights of PyTorch"),
+        (
+            archive("m/code/m.py", "m/constants.pkl"),
+            "a TorchScript program, not weights; save the model's state_dict",
+        ),
+        (archive("w.npy"), "arrays of NumPy, not weights of PyTorch"),
         (HTML, "a web page, not weights"),
         (b"\n  <html>", "a web page, not weights"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page, not weights"),
