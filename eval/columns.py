@@ -57,8 +57,11 @@ def class_columns(
     name more. `probability_0`, `probability_1`, … are classes by number.
     """
     single = _spelt(names, PROBABILITY, where=where)
-    each = {n.strip()[len(PREFIX) :]: n for n in names if n.strip().lower().startswith(PREFIX)}
-    if len(each) < sum(n.strip().lower().startswith(PREFIX) for n in names):
+    known = {name.casefold(): name for name in noted or default}
+    spelt = [name for name in names if name.strip().lower().startswith(PREFIX)]
+    found = [name.strip()[len(PREFIX) :] for name in spelt]
+    each = {known.get(of.casefold(), of): name for of, name in zip(found, spelt, strict=True)}
+    if len(each) < len(spelt):
         raise ValueError(f"{where}: several columns give the probability of one class; keep one")
     numbered = bool(each) and all(NUMBERED.fullmatch(name) for name in each)
     classes = noted or _classes(list(each), default, single is not None, numbered)

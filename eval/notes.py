@@ -11,6 +11,7 @@ from eval.results import Intervals, Neurons
 from eval.subject import Part, Subject
 
 SWAPPED_BELOW = 0.4
+FEW_VALUES = 10  # of which all may be above 0.5 by chance
 
 
 def notes_of(
@@ -30,6 +31,7 @@ def notes_of(
             + "nothing is calibrated."
         )
     yield from _swapped(subject, metrics)
+    yield from _no_probabilities(subject)
     if tables is None:
         yield (
             "No shard set was opened for these predictions: no pictures, no baselines that need "
@@ -62,6 +64,21 @@ def _swapped(subject: Subject, metrics: Intervals) -> Iterator[str]:
         f"be that of {of}, and labels must count classes in the order "
         f"{', '.join(subject.info.class_names)}."
     )
+
+
+def _no_probabilities(subject: Subject) -> Iterator[str]:
+    """Say where probabilities look as if they were something else."""
+    values = subject.test.scored.probabilities
+    if np.isin(values, (0.0, 1.0)).all():
+        yield (
+            "All probabilities are 0 or 1, as if they were predicted labels: nothing that needs a "
+            "ranking (AUROC, average precision, calibration) can be read from them."
+        )
+    elif subject.num_classes == 2 and len(values) >= FEW_VALUES and values[:, 1].min() >= 0.5:
+        yield (
+            f"No probability is below 0.5: if they are of the class that was predicted, scores are "
+            f"wrong; a probability must be that of {subject.info.class_names[1]} in every row."
+        )
 
 
 def _left_out(tables: Tables) -> Iterator[str]:

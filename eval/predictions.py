@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eval.columns import (
@@ -203,6 +204,11 @@ def _to_frame(table: pa.Table, *, where: str) -> pd.DataFrame:
                 raise ValueError(
                     f"{where}: {column.null_count} rows have no {name}, first data row {row + 1}; "
                     "give every row one"
+                )
+            if name != "synapse_id" and (lowest := pc.min(column).as_py() or 0) < 0:
+                raise ValueError(
+                    f"{where}: {name} {lowest} in a row, expected ids from 1; leave the cell "
+                    "empty, or write 0, where there is none"
                 )
             table = table.set_column(place, name, column.fill_null(0))
         elif name in FEW_VALUES:

@@ -1,5 +1,6 @@
 """What is evaluated: the predictions of a run or of any model, and what is known about them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from eval.baselines import Images, Tables
 from eval.bootstrap import Scored
 from eval.predictions import (
     CENTERS,
+    DEFAULT_CLASS_NAMES,
     Floats,
     Ints,
     PredictionsInfo,
@@ -141,6 +143,8 @@ def _open_file(path: Path, split: str) -> Subject:
     frame, info = read_predictions(path)
     rows, notes = rows_of_split(frame, split, where=str(path))
     val = _val_of(path, frame, info) if split == "test" else None
+    if name_of(path) == split and "split" not in frame:
+        notes = ()
     return Subject(
         name=name_of(path),
         path=path,
@@ -149,7 +153,19 @@ def _open_file(path: Path, split: str) -> Subject:
         info=info,
         test=make_part(rows, info, where=str(path)),
         val=val,
-        notes=() if name_of(path) == split and "split" not in frame else notes,
+        notes=(*notes, *_order_of_classes(info)),
+    )
+
+
+def _order_of_classes(info: PredictionsInfo) -> Iterator[str]:
+    """Say how classes are numbered that only the columns of another tool's table name."""
+    numbers = tuple(str(number) for number in range(len(info.class_names)))
+    if info.run or info.data_url or info.class_names in (DEFAULT_CLASS_NAMES, numbers):
+        return
+    listed = ", ".join(f"{name} {number}" for number, name in enumerate(info.class_names))
+    yield (
+        f"Classes are numbered as their columns stand ({listed}): labels that are numbers must be "
+        "of this order."
     )
 
 
@@ -186,7 +202,7 @@ def make_part(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Part
     labels = frame["label"].to_numpy(np.int64)
     if not len(labels):
         raise ValueError(
-            f"{where}: no sample has a label, so there is nothing to score; "
+            f"{where}: no sample has a label (column `label`), so there is nothing to score; "
             "`python -m eval export` shows predictions without labels in Neuroglancer"
         )
     counts = np.bincount(labels, minlength=len(info.class_names))

@@ -33,6 +33,7 @@ FOREIGN = {
     b"PK\x03\x04": "a zip archive, or an Excel sheet: unpack it, or export it as CSV",
     b"\xfd7zXZ": "packed with xz: unpack it",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
+    b"sep=": "begins with a line `sep=` that only Excel reads: remove that line",
     b"<!doctype": "an HTML page: download the file itself",
     b"<html": "an HTML page: download the file itself",
 }

@@ -37,6 +37,8 @@ TEXT_TYPES = (
     *(pa.binary(), pa.large_binary(), pa.binary_view()),
 )
 SHOWN_CHARACTERS = 60
+FLOAT_BITS = 53
+MANY_IDS, ROWS_LOOKED_AT = 16, 4096  # so many large ids are not all round by chance
 LONGEST_NUMBER = 100  # characters; longer ones are text
 MAX_TEXT_BYTES = 1 << 30  # in one column of a batch
 # What pyarrow raises on values that a conversion does not take.
@@ -69,21 +71,12 @@ def convert(column: pa.Array, kind: Kind, *, where: str, first_row: int = 0) -> 
     of which the column's first is `first_row` + 1.
     """
     try:
-        return _converted(column, kind)
+        converted = _converted(column, kind)
     except REFUSED:
-        row = bisect_left(range(len(column) - 1), True, key=lambda r: not _fits(column, kind, r))
-    if not column[row].is_valid and column.null_count < len(column):
-        row = column.is_valid().index(True).as_py()
-    value, cure, type_ = shown(column[row]), CURES[kind], _value_type(column.type)
-    if kind == "id" and (pa.types.is_floating(type_) or FLOAT_TEXT.fullmatch(value)):
-        cure = FLOATS_LOST
-    elif kind in ("text", "value") and not _is_text(type_):
-        cure = "name another column, or export it as text"
-    type_name = "text" if _is_text(type_) else str(type_)
-    raise ValueError(
-        f"{where}, data row {first_row + row + 1}: found {value} of type {type_name}, expected "
-        f"{EXPECTED[kind]}; {cure}"
-    )
+        raise _refusal(column, kind, where, first_row) from None
+    if kind == "id":
+        _refuse_rounded(converted, where)
+    return converted
 
 
 def canonical_value(value: object) -> str | None:
@@ -125,6 +118,23 @@ def shown(scalar: pa.Scalar) -> str:
         value = value.decode(errors="backslashreplace")
     text = " ".join(repr(value).split())
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def _refusal(column: pa.Array, kind: Kind, where: str, first_row: int) -> ValueError:
+    """Return the error that names the first row that does not convert."""
+    row = bisect_left(range(len(column) - 1), True, key=lambda r: not _fits(column, kind, r))
+    if not column[row].is_valid and column.null_count < len(column):
+        row = column.is_valid().index(True).as_py()
+    value, cure, type_ = shown(column[row]), CURES[kind], _value_type(column.type)
+    if kind == "id" and (pa.types.is_floating(type_) or FLOAT_TEXT.fullmatch(value)):
+        cure = FLOATS_LOST
+    elif kind in ("text", "value") and not _is_text(type_):
+        cure = "name another column, or export it as text"
+    type_name = "text" if _is_text(type_) else str(type_)
+    return ValueError(
+        f"{where}, data row {first_row + row + 1}: found {value} of type {type_name}, expected "
+        f"{EXPECTED[kind]}; {cure}"
+    )
 
 
 def _fits(column: pa.Array, kind: Kind, row: int) -> bool:
@@ -268,6 +278,26 @@ def _values(column: pa.Array) -> pa.Array:
     code_of = pa.array([None if t is None else codes[t] for t in texts], pa.int32())
     indices = code_of.take(column.indices.cast(pa.int64()))
     return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
+
+
+def _refuse_rounded(ids: pa.Array, where: str) -> None:
+    """Refuse ids that some tool has passed through numbers of fewer digits, and back.
+
+    One large id in many is a floating-point number too, or ends in two zeros; not all of them.
+    """
+    distinct = ids.slice(0, ROWS_LOOKED_AT).unique().drop_null().to_numpy()
+    large = distinct[distinct > 2**FLOAT_BITS]
+    if len(large) < MANY_IDS:
+        return
+    steps = 1 << (np.frexp(large.astype(np.float64))[1].astype(np.int64) - FLOAT_BITS)
+    as_floats = steps.min() > 2 and not (large % steps).any()
+    if as_floats or not (large % 100).any():
+        raise ValueError(
+            f"{where}: ids such as {large[0]} are rounded, all of them "
+            f"{'floating-point numbers' if as_floats else 'multiples of 100'}: their last digits "
+            "are lost; export the column again as integers or text (pandas turns integers with "
+            "gaps into floats, Excel keeps 15 digits)"
+        )
 
 
 def _without_null_words(column: pa.Array) -> pa.Array:

@@ -180,6 +180,16 @@ def test_ids_that_are_none(tmp_path: Path, values: Any, message: str) -> None:
         converted(tmp_path, values, "id")
 
 
+@pytest.mark.parametrize("dtype", [np.int64, str])
+@pytest.mark.parametrize("step", [128, 1000])
+def test_ids_that_were_rounded_on_their_way_here(tmp_path: Path, step: int, dtype: Any) -> None:
+    exact = 864691135463510246 + 1234567 * np.arange(20)
+    rounded = (exact // step * step).astype(dtype)
+    assert converted(tmp_path, exact.astype(dtype).tolist(), "id") == exact.tolist()
+    with pytest.raises(ValueError, match=r"column c: ids such as \d+ are rounded.*digits are lost"):
+        converted(tmp_path, rounded.tolist(), "id")
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
