@@ -308,6 +308,7 @@ def test_a_table_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mo
     )
     with pytest.raises(ValueError, match=r"row group 0 unpacks to .*SYNSHARDS_TABLE_GB"):
         read(tmp_path / "t.parquet", {"i": Column("id", "id")})
+    monkeypatch.setenv("SYNSHARDS_TABLE_GB", "0.1")
     assert len(read(tmp_path / "t.parquet", {"x": Column("x", "number")})) == 200_000
 
 
@@ -330,3 +331,22 @@ def test_a_long_text_that_comes_a_million_times(tmp_path: Path, kind: Kind) -> N
         read(tmp_path / "t.parquet", {"o": Column("c", kind)})
     rows = read(tmp_path / "t.parquet", {"o": Column("c", "value")})
     assert len(rows) == 200_000
+
+
+def test_a_damaged_footer_of_parquet_is_a_table_or_an_error(tmp_path: Path) -> None:
+    """For some of these bits, pyarrow's metadata of a column ends the process."""
+    whole = io.BytesIO()
+    pq.write_table(pa.table({"id": [1, 2, 3], "name": ["a", "b", None]}), whole, row_group_size=2)
+    data = whole.getvalue()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path, refused = tmp_path / "t.parquet", 0
+    for bit in range(8 * footer, 8 * footer + 300):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            columns = {"id": Column("id", "id"), "name": Column("name", "text")}
+            list(open_table_file(str(path)).batches(columns))
+        except ValueError:
+            refused += 1
+    assert refused > 100
