@@ -67,6 +67,14 @@ def _is_sign(text: str, *, first: bool) -> bool:
     return text.endswith("-") and (first if not before else not before.isalnum())
 
 
+def _span(column: Sequence[int]) -> int:
+    return max(column) - min(column)
+
+
+def _steps(column: Sequence[int]) -> list[int]:
+    return [number - min(column) for number in column]
+
+
 def _column(paths: Sequence[Path], rows: Sequence[tuple[int, ...]]) -> int:
     """Return which of the numbers in the names counts the sections."""
     columns = list(zip(*rows, strict=True))
@@ -75,7 +83,17 @@ def _column(paths: Sequence[Path], rows: Sequence[tuple[int, ...]]) -> int:
         return 0
     unique = [place for place in varied if len(set(columns[place])) == len(paths)]
     if unique:
-        return min(unique, key=lambda place: max(columns[place]) - min(columns[place]))
+        best = min(unique, key=lambda place: _span(columns[place]))
+        for place in unique:
+            if _span(columns[place]) < 2 * len(paths) and _steps(columns[place]) != _steps(
+                columns[best]
+            ):
+                raise ValueError(
+                    f"{paths[0]}: two numbers in the names could count the sections, and they do "
+                    f"not agree ({rows[0][best]} and {rows[0][place]} here): rename the files so "
+                    "that one is left, as sec_0001.tif"
+                )
+        return best
     same = defaultdict(list)
     for row, path in zip(rows, paths, strict=True):
         same[row].append(path)

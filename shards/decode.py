@@ -73,7 +73,8 @@ def read_image_file(source: bytes | Path, *, gray: bool = False) -> Image:
                 return _picture(kind, file, gray=gray)
     raise ImageError(
         "unreadable",
-        f"not a readable image: it starts with {start!r}, as no PNG, JPEG or TIFF file does",
+        f"not a readable image: it starts with {start!r}, as no PNG, JPEG or TIFF file does; "
+        "save it as one of these",
     )
 
 
@@ -114,7 +115,9 @@ def _check_chunks(file: BinaryIO) -> int:
         length, name = struct.unpack(">I4s", file.read(8))
         data, checksum = file.read(length), file.read(4)
         if len(data) < length or checksum != crc32(data, crc32(name)).to_bytes(4, "big"):
-            raise ImageError("unreadable", f"not a readable image (chunk {name!r} is damaged)")
+            raise ImageError(
+                "unreadable", f"not a readable image (chunk {name!r} is damaged); copy it again"
+            )
         if name == b"IHDR":
             depth = data[8]
     return depth

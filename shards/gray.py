@@ -91,7 +91,9 @@ def image_errors() -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001  damaged files raise anything in tifffile and Pillow
         text = OBJECT.sub("the file", " ".join(str(error).split())) or type(error).__name__
-        raise ImageError("unreadable", f"not a readable image ({text})") from None
+        raise ImageError(
+            "unreadable", f"not a readable image ({text}); copy it again, or save it anew"
+        ) from None
 
 
 def voxels(stored: Stored, values: npt.NDArray[Any]) -> Image:

@@ -236,12 +236,12 @@ def _check_whole(file: tifffile.TiffFile, series: Any) -> None:
     states = f"its header states {stated} sections, " if stated > held else ""
     if following:
         raise ImageError("truncated", f"{states}its list of pages breaks off after {held}; {CUT}")
-    if (inside := sum(len(level) for one in file.series for level in one.levels)) < held:
-        raise ImageError("truncated", f"{held - inside} of its {held} pages hold no image; {CUT}")
     if there < stated:
         raise ImageError(
             "truncated", f"its header states {stated} sections, {there} are there; {CUT}"
         )
+    if (inside := sum(len(level) for one in file.series for level in one.levels)) < held:
+        raise ImageError("truncated", f"{held - inside} of its {held} pages hold no image; {CUT}")
     if series.dataoffset is not None:
         size = series.keyframe.parent.filehandle.size
         room = max(0, size - series.dataoffset) // (plane * series.dtype.itemsize)

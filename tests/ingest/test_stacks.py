@@ -104,6 +104,7 @@ IN_ORDER = {
     "hyphens between numbers": ["2024-01-05-1.tif", "2024-01-05-2.tif", "2024-01-05-3.tif"],
     "plus": ["z+8.tif", "z+9.tif", "z+10.tif"],
     "other numbers": [f"brain7_sec{n}_8nm.tif" for n in (9, 10, 11)],
+    "two numbers that agree": ["s9_1.tif", "s10_2.tif", "s11_3.tif"],
     "time stamps": ["s9_t170.tif", "s10_t189.tif", "s11_t123.tif"],
     "upper case": ["SEC_1.TIF", "sec_2.tif", "Sec_3.TIFF", "sec_4.tiff"],
     "numbers of 40 digits": [f"s{10**39 + n}.tif" for n in range(3)],
@@ -137,6 +138,9 @@ def test_sections_lie_in_the_order_of_their_numbers(kind: str, tmp_path: Path) -
         (["s_1.tif", "s_2.tif", "overview.tif"], "differ in more than their numbers"),
         (["s_1.tif", "s_2.tif", "t_3.tif"], "differ in more than their numbers"),
         (["s1_c1.tif", "s1_c2.tif", "s2_c1.tif", "s2_c2.tif"], "2 numbers vary in the names"),
+        ([f"a{n}_b{3 - n}.tif" for n in range(4)], r"two numbers .* \(0 and 3 here\): rename the"),
+        (["s1_0.tif", "s2_1.tif", "s4_2.tif"], "two numbers in the names could count the sections"),
+        (["0_s1.tif", "1_s3.tif", "2_s2.tif"], "two numbers in the names could count the sections"),
         ([], "0 valid TIFF files"),
     ],
 )

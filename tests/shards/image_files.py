@@ -36,6 +36,17 @@ def imagej(array: np.ndarray, axes: str) -> bytes:
     return tiff(array, photometric=None, imagej=True, metadata={"axes": axes})
 
 
+def thumbnails(sections: np.ndarray, *, first: bool) -> bytes:
+    """Pages with a small one before or behind each."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for section in sections:
+            pages = [(section, 0), (section[::4, ::4], 1)]
+            for page, kind in reversed(pages) if first else pages:
+                writer.write(page, photometric="minisblack", subfiletype=kind, metadata=None)
+    return file.getvalue()
+
+
 def pyramid(*, nested: bool) -> bytes:
     file, small = io.BytesIO(), STACK[:, ::2, ::2]
     with tifffile.TiffWriter(file) as writer:
@@ -192,6 +203,8 @@ RIGHT: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {
     "1-bit TIFF": (lambda: tiff(STACK[0] > 99), (STACK[None, 0] > 99) * np.uint8(255)),
     "4-bit TIFF": (lambda: tiff(NIBBLES[0], bitspersample=4), NIBBLES[None, 0] * np.uint8(17)),
     "nested pyramid": (lambda: pyramid(nested=True), STACK[None]),
+    "thumbnail first": (lambda: thumbnails(STACK[:1], first=True), STACK[None, 0]),
+    "a thumbnail for each section": (lambda: thumbnails(STACK, first=False), STACK[None]),
     "flat pyramid": (lambda: pyramid(nested=False), STACK[None]),
     "PNG": (lambda: picture(STACK[0]), STACK[None, 0]),
     "PNG RGB": (lambda: picture(np.moveaxis(COLOR, 0, -1)), COLOR),
