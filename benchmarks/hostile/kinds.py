@@ -2,16 +2,19 @@
 
 import io
 import random
+import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 REPORTED = (ValueError, OSError, RuntimeError)  # what a command reports in one line
 DEFECTS = (RecursionError, NotImplementedError)
+
+ORACLE_S = 5.0  # an independent reader may go around in a circle of pages
 
 Answer = Any
 Outcome = tuple[str, str, str]  # verdict, edit, message
@@ -54,12 +57,28 @@ class Kind(ABC):
     def as_read(self, name: str, oracle: Callable[[], Answer]) -> Case:
         """Return the case of damage: right is what an independent reader finds, or the base."""
         try:
-            with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            with warnings.catch_warnings(), redirect_stderr(io.StringIO()), within(ORACLE_S):
                 warnings.simplefilter("ignore")
                 allowed = (self.right, oracle())
         except Exception:  # noqa: BLE001 - whatever the independent reader refuses it with
             allowed = (self.right,)
         return Case(edit=name, is_right=lambda got: got in allowed)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in this, the main thread, after some seconds."""
+
+    def expire(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Judge:
