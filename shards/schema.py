@@ -29,7 +29,11 @@ from shards.limits import IMAGE_VARIABLE, max_image_bytes
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 # What others call them.
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 View = Literal["patch", "cube"]
 VIEWS: tuple[View, ...] = get_args(View)
 UNLABELLED = -1

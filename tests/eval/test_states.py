@@ -174,7 +174,7 @@ def test_swapped_classes_are_suspected(both: pd.DataFrame, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "names",
-    [("Train", "Val", "Test"), ("TRAIN", "Validation", "TEST"), ("train", "valid", " test")],
+    [("Train", "Val", "Test"), ("Training", "Validation", "TESTING"), ("train", "valid", " test")],
 )
 def test_splits_are_known_by_any_name(
     both: pd.DataFrame, tmp_path: Path, names: tuple[str, str, str]

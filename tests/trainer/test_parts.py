@@ -1,6 +1,9 @@
 """The parts of a run, each against a formula or what it replaces."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shards.documents import parse_plain
+from shards.schema import ImageSpec
 from trainer.augment import augment_batch
 from trainer.config import Augment, Config, config_to_json, differences
 from trainer.losses import cross_entropy, one_hot_targets
@@ -19,6 +23,7 @@ from trainer.norms import to_group_norm
 from trainer.optim import build_optimizer, learning_rate
 from trainer.randomness import seed_for, uniforms
 from trainer.recipes import RECIPES, get_recipe
+from trainer.trained import check_fit
 from trainer.trial import choose_memory_format
 from trainer.tta import averaged, symmetries
 from trainer.weights import adapt_input
@@ -294,3 +299,23 @@ def test_tta_crops_before_it_mirrors() -> None:
     inside = center_crop(x, crop)
     expected = torch.stack([t(inside)[:, 0, 0] for t in symmetries("patch")]).mean(dim=0)
     torch.testing.assert_close(mean, expected)
+
+
+def test_voxels_of_unknown_size_are_not_those_that_a_model_was_trained_on() -> None:
+    known = ImageSpec(shape=(1, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
+    unknown = replace(known, voxel_size_nm=None)
+
+    def check(own: ImageSpec, image: ImageSpec) -> None:
+        inputs = SimpleNamespace(image=own, class_names=("a", "b"))
+        trained: Any = SimpleNamespace(
+            inputs=inputs, folder="run", config=SimpleNamespace(crop=None)
+        )
+        manifest = SimpleNamespace(image=image, class_names=("a", "b"))
+        shards: Any = SimpleNamespace(manifest=manifest, url="set")
+        check_fit(trained, shards)
+
+    check(known, known)
+    check(unknown, known)
+    check(unknown, unknown)
+    with pytest.raises(ValueError, match=r"set are of unknown size; say it: .*--voxel-size-nm"):
+        check(known, unknown)
