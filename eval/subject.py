@@ -92,10 +92,16 @@ def open_subject(
     """
     subject = _open_run(path, split) if path.is_dir() else _open_file(path, split)
     run = subject.run or RunInfo()
-    url = data or run.data_url or subject.info.data_url
+    url = data or subject.info.data_url or run.data_url
     if not use_data or not url or split != SPLITS[-1]:
         return subject
-    shards = open_shards(url)
+    try:
+        shards = open_shards(url)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{subject.path}: the shard set that was predicted cannot be read ({error}); say where "
+            "it is by --data, or evaluate without it by --no-use-data"
+        ) from None
     noted = subject.info.manifest_sha256 or run.manifest_sha256
     if noted and noted != shards.manifest_sha256:
         raise ValueError(

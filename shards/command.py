@@ -209,9 +209,14 @@ def _check_text(args: Sequence[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise UsageError(
-                f"{os.fsencode(word)!r} is not UTF-8 text: rename the file or folder"
-            ) from None
+            raise UsageError(_why_not_text(os.fsencode(word))) from None
+
+
+def _why_not_text(word: bytes) -> str:
+    try:
+        return f"{word.decode()!a} is not text in this locale: set LC_ALL=C.UTF-8"
+    except UnicodeDecodeError:
+        return f"{word!r} is not UTF-8 text: rename the file or folder"
 
 
 def _public(arg: str) -> str:
@@ -246,6 +251,10 @@ def _explain(error: Exception, args: Sequence[str]) -> str:
             return f"{name}: {reason}"
         case MemoryError():
             return f"not enough memory{_of(error)}; {CURES[errno.ENOMEM]}"
+        case ImportError() if "failed to map segment" in str(error):
+            return f"not enough memory to load a library{_of(error)}; {CURES[errno.ENOMEM]}"
+        case RuntimeError() if "can't start new thread" in str(error):
+            return "cannot start another thread; raise the limit (ulimit -u, -v), or use fewer"
         case RecursionError() | NotImplementedError():
             pass  # a RuntimeError that no input should lead to
         case ValueError() | OSError() | RuntimeError():

@@ -80,13 +80,13 @@ def sign_in_cure(url: str) -> str:
 
 def _split(url: str) -> SplitResult:
     """Return a URL's parts; one without a valid host and port is a `ValueError`."""
-    parts = urlsplit(url.removeprefix("precomputed://"))
     try:
+        parts = urlsplit(url.removeprefix("precomputed://"))
         _ = parts.port
     except ValueError:
         raise ValueError(
             f"{without_secrets(re.sub('(?<=://).*@', '@', url))}: not a URL, its port is no "
-            "number; in a user or password write / as %2F, # as %23 and ? as %3F"
+            "number or its host none; in a user or password write / as %2F, # as %23 and ? as %3F"
         ) from None
     return parts
 

@@ -185,8 +185,13 @@ def test_a_full_disk_without_a_name_is_found(capsys: pytest.CaptureFixture[str])
         (RecursionError("too deep"), "error: defect in synshards at tests/test_command.py:"),
         (ZeroDivisionError("division by zero"), "please report it with what --debug prints"),
         (MemoryError(), "not enough memory; use fewer workers"),
+        (
+            ImportError("x.so: failed to map segment from shared object"),
+            "not enough memory to load",
+        ),
         (ValueError("a\nb"), "error: a b"),
         (ValueError(), "error: ValueError"),
+        (RuntimeError("can't start new thread"), "cannot start another thread; raise the limit"),
         (RuntimeError("stopped"), "error: stopped"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), "error: a/b: No such file"),
     ],

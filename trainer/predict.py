@@ -23,7 +23,7 @@ from trainer.distributed import make_accelerator
 from trainer.evaluate import Alter, Floats, Predict, softmax_of, split_probabilities
 from trainer.faults import with_cures
 from trainer.preflight import is_native
-from trainer.saving import read_run
+from trainer.saving import absolute_url, read_run
 from trainer.stress import stressed
 from trainer.trained import Trained, check_fit, load_trained, model_folder
 from trainer.tta import Transform, averaged, symmetries
@@ -76,7 +76,7 @@ def predict_runs(
             info = PredictionsInfo(
                 class_names=models[0].inputs.class_names,
                 run=", ".join(runs),
-                data_url=shards.url,
+                data_url=absolute_url(shards.url),
                 manifest_sha256=shards.manifest_sha256,
                 checkpoint=checkpoint,
                 tta=max(1, len(views)),

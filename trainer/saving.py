@@ -155,7 +155,7 @@ def write_run(session: Session, status: str) -> None:
         status=status,
         config=session.config,
         system=session.job.system,
-        data_url=_absolute(session.shards.url),
+        data_url=absolute_url(session.shards.url),
         manifest_sha256=session.shards.manifest_sha256,
         class_names=manifest.class_names,
         view=manifest.image.view,
@@ -201,7 +201,8 @@ def _write(session: Session, record: RunRecord) -> None:
         write_document(path, record)
 
 
-def _absolute(url: str) -> str:
+def absolute_url(url: str) -> str:
+    """Return a shard set's URL so that it means the same from any folder."""
     return url if "://" in url else str(Path(url).resolve())
 
 
