@@ -104,7 +104,7 @@ def _task_records(folder: Path) -> Iterator[tuple[int, TaskRecord]]:
 
 def _task_record(path: Path) -> TaskRecord:
     match path.read_text(errors="replace").split():
-        case [state, code, job_id, node] if code.isdecimal():
+        case [state, code, job_id, node] if code.removeprefix("-").isdecimal():
             return TaskRecord(state=state, exit_code=int(code), job_id=job_id, node=node)
     raise ValueError(
         f"{path}: not a task's record, which is a line STATE EXIT_CODE JOB_ID NODE; remove it, and "

@@ -30,10 +30,7 @@ from slurm.options import FLAGS, OFF, Options, check_layer, merged
 SITES = Path(__file__).with_name("sites")
 # Two minutes' warning is what a checkpoint of a large model on a slow disk takes.
 DEFAULTS: Mapping[str, Options] = {"train": {"signal": "B:USR1@120"}}
-CURE = (
-    "known keys are required, python, setup, container, max_array_size, gpus_per_node and "
-    "resources, as slurm/site.py shows them"
-)
+CURE = "see the sites in slurm/sites, or give none: every fact has a default"
 
 Value = bool | int | str  # true and false are for flags
 

@@ -102,7 +102,7 @@ def test_minnie65_splits_share_no_neuron(shared_data: Path, tmp_path: Path) -> N
         shares = (found / neurons).to_dict()
         assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.003)
     guarded, kept, _ = plan_minnie65(shared_data, tmp_path / "guarded", CUBES, "drop")
-    assert guarded["num_rejects"] == 595
+    assert guarded.num_rejects == 595
     assert len(kept) == 30173 - 595
     share = samples.split.value_counts(normalize=True)
     assert share.to_dict() == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.06)

@@ -54,7 +54,7 @@ def test_an_unknown_site_names_the_known() -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"modules": []}, "unknown key modules; known keys are required"),
+        ({"modules": []}, r"unknown key modules \(known keys: required, python, "),
         ({"setup": "module load x"}, "setup is 'module load x', expected a valid"),
         ({"setup": [1]}, r"setup\[0\] is 1, expected a valid string"),
         ({"python": None}, ""),
