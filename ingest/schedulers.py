@@ -6,6 +6,8 @@ made for this run. A scheduler that is there already, at a `tls://` address, is 
 certificate of dask's config.
 """
 
+import copy
+import shlex
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager
@@ -128,8 +130,18 @@ def slurm_cluster(root: Path, count: int) -> Any:
     from dask_jobqueue.slurm import SLURMCluster
     from distributed import Security
 
+    class QuotedCluster(SLURMCluster):
+        """Its jobs' command line holds any path: dask-jobqueue joins the words as they are."""
+
+        def _get_worker_security(self, security: Any) -> Any:
+            security = copy.copy(_untyped(super()._get_worker_security)(security))
+            for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+                if (path := getattr(security, name)) is not None:
+                    setattr(security, name, shlex.quote(path))
+            return security
+
     has_own = dask.config.get("distributed.comm.tls.ca-file") is not None
-    cluster = _untyped(SLURMCluster)(
+    cluster = _untyped(QuotedCluster)(
         security=_untyped(Security if has_own else Security.temporary)(),
         shared_temp_directory=str(root.resolve()),
         scheduler_options={"dashboard_address": LOOPBACK},

@@ -39,7 +39,7 @@ def ours(package: str, *words: str | Path, folder: Path) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a phantom, a config of many small blocks and of one, and a site."""
     folder = tmp_path_factory.mktemp("a lab")
-    size = ("--size", "384", "384", "64", "--synapses", "40", "--neurons", "20")
+    size = ("--size", "512", "512", "64", "--synapses", "60", "--neurons", "20")
     ours("ingest", "phantom", "phantom", *size, folder=folder)
     config = yaml.safe_load((folder / "phantom" / "ingest.yaml").read_text())
     config["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [8, 32, 32]}}
