@@ -38,8 +38,8 @@ def split_by_fold(
     folds = fold_of(neurons, labels, options.num_folds, options.seed)
     turn = (folds - options.fold) % options.num_folds
     splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
+    _require_classes(splits, labels, dataset.class_names)
     leaks = _leaks(samples, splits == "train", dataset)
-    _require_classes(splits[~leaks], labels[~leaks], dataset.class_names)
     column = samples.schema.get_field_index("split")
     samples = samples.set_column(column, "split", pa.array(splits, pa.string()))
     return samples.filter(pa.array(~leaks)), int(leaks.sum())
@@ -70,8 +70,7 @@ def _require_classes(splits: np.ndarray, labels: np.ndarray, class_names: tuple[
         if missing := set(labels) - {UNLABELLED} - set(labels[splits == split]):
             raise ValueError(
                 f"this fold's split {split} has no sample of class {class_names[min(missing)]}: it "
-                "has too few neurons, or all their images overlap held-out ones; give another "
-                "--num-folds or --seed, or plan more neurons"
+                "has too few neurons; give a smaller --num-folds"
             )
 
 
