@@ -6,7 +6,7 @@ https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/vo
 import json
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
 
@@ -78,6 +78,7 @@ class ScaleInfo:
 class VolumeInfo:
     """What this project needs of an `info`."""
 
+    type: Literal["image", "segmentation"] | None = None
     data_type: str
     num_channels: Whole
     scales: Annotated[tuple[ScaleInfo, ...], Field(min_length=1)]

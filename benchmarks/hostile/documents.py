@@ -20,6 +20,7 @@ from hostile.kinds import Answer, Case, Kind
 from hostile.samples import write_job_folder, write_set, write_volume
 from hostile.trees import edited, get, shuffled
 from ingest.config import load_job
+from ingest.geometry import Box, int_triple
 from ingest.volumes import VolumeConfig, load_scale, open_volume
 from shards.schema import parse_manifest
 from shards.shardset import open_shards
@@ -158,6 +159,9 @@ class SiteToml(Document):
         return load_site(str(self.path), python="python")
 
 
+SIDE = 64  # voxels that are read of a volume along each axis: its size may be edited
+
+
 class VolumeInfo(Document):
     """The `info` of a precomputed volume, read together with a box of its voxels."""
 
@@ -183,7 +187,11 @@ class VolumeInfo(Document):
         scale = load_scale(config, 0, saved=False)
         volume = open_volume(config, 0, concurrency=1)
         try:
-            return repr(scale), volume.read(scale.grid.bounds).tobytes()
+            bounds = scale.grid.bounds
+            stop = [
+                min(end, start + SIDE) for start, end in zip(bounds.start, bounds.stop, strict=True)
+            ]
+            return repr(scale), volume.read(Box(bounds.start, int_triple(stop))).tobytes()
         finally:
             volume.close()
 
