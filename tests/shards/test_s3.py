@@ -72,7 +72,7 @@ def test_two_packings_into_one_bucket_are_told(
 ) -> None:
     """Where nothing can be locked: the same packing twice is well, another one is noticed."""
     url, options = f"{bucket}/two", PackOptions(samples_per_shard=16)
-    run = pack_module._run
+    run = pack_module._pack_all
 
     def run_beside(*arguments: Any) -> Any:
         done = run(*arguments)
@@ -80,7 +80,7 @@ def test_two_packings_into_one_bucket_are_told(
             file.write((packed("cube") / "train-000000.index.parquet").read_bytes())
         return done
 
-    monkeypatch.setattr(pack_module, "_run", run_beside)
+    monkeypatch.setattr(pack_module, "_pack_all", run_beside)
     with pytest.raises(ValueError, match="belongs to another packing"):
         pack(store, "cube", url, options)
     assert "manifest.json" not in open_storage(url).names()
