@@ -78,7 +78,7 @@ class ScaleInfo:
 class VolumeInfo:
     """What this project needs of an `info`."""
 
-    type: Literal["image", "segmentation"] | None = None
+    type: Literal["image", "segmentation"]
     data_type: str
     num_channels: Whole
     scales: Annotated[tuple[ScaleInfo, ...], Field(min_length=1)]

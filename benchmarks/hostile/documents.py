@@ -166,7 +166,6 @@ class VolumeInfo(Document):
     """The `info` of a precomputed volume, read together with a box of its voxels."""
 
     free = ("key added", "whole")
-    unread = ("type",)
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "volume" / "info"
