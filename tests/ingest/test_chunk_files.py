@@ -317,9 +317,9 @@ def test_a_volume_that_cloudvolume_cannot_read_is_named(
 def test_a_truncated_shard_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(10))
     with pytest.raises(ValueError, match=r"a, bytes 5 to 20: .*truncated; copy it again"):
-        Fetcher(str(tmp_path), patience=Patience(total_s=0.5)).range("a", 5, 20)
+        Fetcher(str(tmp_path), patience=Patience(total_s=5)).range("a", 5, 20)
     with (
         serving(tmp_path) as url,
         pytest.raises(ValueError, match=r"a, bytes 15 to 20: .*truncated; copy it again"),
     ):
-        Fetcher(url, patience=Patience(total_s=0.5)).range("a", 15, 20)
+        Fetcher(url, patience=Patience(total_s=5)).range("a", 15, 20)
