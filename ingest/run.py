@@ -21,6 +21,7 @@ from ingest.volumes import open_volume, reference_reader, volume_identity
 from shards.files import FULL
 from shards.locks import shared_writer, sole_writer
 from shards.progress import progress
+from shards.store import remove_leftovers
 
 REHASH_BYTES = 1 << 30  # bigger tables are compared by their size
 
@@ -62,6 +63,8 @@ def run_dataset(
     plan = read_plan(layout)
     lock = sole_writer(root) if task is None else shared_writer(root, task.name)
     with plain_disk_errors(root), lock:
+        if task is None:  # nobody else is writing; after tasks of an array, `finish` does this
+            remove_leftovers(root)
         blocks = range(plan.num_blocks) if task is None else task.share(range(plan.num_blocks))
         todo = [block for block in blocks if not layout.block(block).exists()]
         if not todo:

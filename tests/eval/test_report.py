@@ -289,7 +289,7 @@ def test_no_card_contradicts_another_at_an_extreme_threshold(
 ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"label": 1}, "no labelled sample of class inhibitory"),
     ({"neuron_id": 7}, "all .* samples are of one neuron, 7"),
-    ({"label": -1}, "no sample has a label, so there is nothing to score; .*eval export"),
+    ({"label": -1}, "no sample has a label .*, so there is nothing to score; .*eval export"),
 ]
 
 
