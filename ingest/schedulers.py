@@ -8,6 +8,7 @@ certificate of dask's config.
 
 import copy
 import shlex
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager
@@ -127,8 +128,12 @@ def slurm_cluster(root: Path, count: int) -> Any:
     which go with the cluster.
     """
     import dask
-    from dask_jobqueue.slurm import SLURMCluster
     from distributed import Security
+
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue.slurm import SLURMCluster
+
+    signal.signal(signal.SIGINT, ctrl_c)  # which its import takes for itself
 
     class QuotedCluster(SLURMCluster):
         """Its jobs' command line holds any path: dask-jobqueue joins the words as they are."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from shards.progress import progress
 from shards.schema import MANIFEST, Manifest, parse_manifest
 from shards.storage import Storage, hash_of, open_storage, sole_writer_to
-from shards.threads import Pool
+from shards.threads import Pool, result_of
 
 
 def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
@@ -46,7 +46,7 @@ def _copy_files(
             advance(len(whole))
             missing = [file for file in files if file not in whole]
             for job in [pool.submit(_copy_file, reading, writing, *file) for file in missing]:
-                job.result()
+                result_of(job)
                 advance(1)
         with writing.create(MANIFEST) as out:
             out.write(data)

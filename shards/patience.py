@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from obstore.exceptions import BaseError
 
 from shards.causes import cause_of, final_cause, is_missing
-from shards.threads import at_work
+from shards.threads import at_work, result_of
 from shards.urls import sign_in_headers
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _interruptible(call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="shards-request").start()
-    return future.result()
+    return result_of(future)
 
 
 def _check_fork(url: str) -> None:

@@ -4,13 +4,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LOOK_S = 0.5  # how often a wait looks for Ctrl-C
 LEAVING_S = 0.3  # how long threads may clean up after Ctrl-C
 _AT_WORK: set[int] = set()  # threads
 
@@ -25,10 +26,32 @@ class Pool(ThreadPoolExecutor):
         """Have a thread do the work."""
         return super().submit(_at_work, work, *args, **options)
 
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """Return the results in order; see `result_of`."""
+        futures = [self.submit(fn, *args) for args in zip(*iterables, strict=False)]
+        return map(result_of, futures)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and wait for those under way."""
         failing = sys.exc_info()[0] is not None
         super().shutdown(wait and not interrupted(), cancel_futures=cancel_futures or failing)
+
+
+def result_of(future: Future[T]) -> T:
+    """Return a future's result; Ctrl-C ends the wait, also one that comes as the wait begins.
+
+    A signal between Python's last look for one and the operating system's wait does not end that
+    wait, so that `future.result()` would sleep through it.
+    """
+    while not wait([future], timeout=LOOK_S).done:
+        pass
+    return future.result()
 
 
 def interrupted() -> bool:

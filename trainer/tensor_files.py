@@ -103,6 +103,24 @@ def beside(path: Path) -> Beside:
     return read_document(Beside, state, what="checkpoint", cure="use another checkpoint")
 
 
+def unchecked(path: Path) -> str:
+    """Return a line on a file whose damage would not show, with its SHA-256; '' for any other.
+
+    safetensors, old-style .pth and .pth written with CRC-32 switched off hold no checksums.
+    """
+    data = path.read_bytes()
+    known = path.name in beside(path).files or _hash_in(path.name)
+    if known or (
+        data.startswith(ZIP)
+        and any(part.CRC for part in zipfile.ZipFile(io.BytesIO(data)).infolist())
+    ):
+        return ""
+    return (
+        f"{path.name} holds no checksums, so that damage to it would not show; compare its "
+        f"SHA-256 with its source: {sha256(data).hexdigest()}"
+    )
+
+
 def parse_safetensors(data: bytes, *, where: str, cure: str) -> Tensors:
     """Return the tensors of a safetensors file; a damaged one is a `ValueError`."""
     try:
@@ -117,15 +135,18 @@ def _is_safetensors(data: bytes) -> bool:
     return data[8:9] == b"{"
 
 
+def _hash_in(name: str) -> str:
+    """Return the beginning of the SHA-256 that a file's name holds; '' if none."""
+    match = HASH_IN_NAME.search(name)
+    return "" if match is None or match[1].isdigit() else match[1]  # digits alone: such as a date
+
+
 def _check_name(data: bytes, name: str, *, where: str, cure: str) -> None:
     """Compare a file with the part of its SHA-256 that its name holds, if any."""
-    match = HASH_IN_NAME.search(name)
-    if match is None or match[1].isdigit():  # such as a date
-        return
-    found = sha256(data).hexdigest()
-    if not found.startswith(match[1]):
+    known, found = _hash_in(name), sha256(data).hexdigest()
+    if not found.startswith(known):
         raise ValueError(
-            f"{where}: its SHA-256 begins with {found[:8]}, its name says {match[1][:8]}: it is "
+            f"{where}: its SHA-256 begins with {found[:8]}, its name says {known[:8]}: it is "
             f"damaged or another file; {cure}, or rename it"
         )
 

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from trainer.downloads import cache_folder, fetch_to
-from trainer.tensor_files import Tensors, beside, parse_tensors, read_tensors
+from trainer.tensor_files import Tensors, beside, parse_tensors, read_tensors, unchecked
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # anywhere in a name
@@ -66,6 +66,7 @@ def load_weights(
         f"skipped {listed(sorted(best.skipped))}",
         f"left new {listed(sorted(model.state_dict().keys() - best.fitting.keys()))}",
         *notes,
+        *filter(None, [unchecked(path)]),
     ]
 
 

@@ -1,12 +1,15 @@
 """Files of weights: safetensors, and zip or pickle files of `torch.save`.
 
 Damage is judged by the safetensors library, and by the checksums of the zip file before torch reads
-it. A pickle file has no checksums: torch alone is its judge.
+it. A pickle file has no checksums: torch alone is its judge, of the
+tensors wherever they lie; `trainer.tensor_files.unchecked` tells the user.
 """
 
 import io
 import random
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -77,10 +80,20 @@ class Weights(Kind):
                     if file.testzip() is not None:
                         raise ValueError("checksum")
             found = torch.load(io.BytesIO(data), weights_only=True)
-            found = found.get("state_dict", found)
         return [
             sorted(
                 (n, str(t.dtype), tuple(t.shape), t.contiguous().numpy().tobytes())
-                for n, t in found.items()
+                for n, t in group.items()
+                if isinstance(t, torch.Tensor)
             )
+            for group in _dicts(found)
         ]
+
+
+def _dicts(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the dicts that hold tensors, outermost first."""
+    if any(isinstance(value, torch.Tensor) for value in values.values()):
+        yield values
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from _dicts(value)

@@ -147,7 +147,9 @@ def write_certificate() -> Callable[[Path], dict[str, str]]:
 
 def test_slurm_workers_are_told_to_use_certificates(planned: Path) -> None:
     jobqueue = {"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "1GB"}
+    ctrl_c = signal.getsignal(signal.SIGINT)
     with dask.config.set(jobqueue), slurm_cluster(planned, 0) as cluster:
+        assert signal.getsignal(signal.SIGINT) is ctrl_c
         assert cluster.scheduler_address.startswith("tls://")
         script = cluster.job_script()
         assert "--tls-ca-file" in script

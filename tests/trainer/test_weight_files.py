@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from trainer.tensor_files import read_tensors
+from trainer.tensor_files import read_tensors, unchecked
 from trainer.weights import load_weights
 
 HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
@@ -127,7 +127,7 @@ def test_a_head_whose_classes_are_known_is_not_mixed_up(
 ) -> None:
     save_file(Net().state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "state.json").write_text(json.dumps({"inputs": {"class_names": names}}))
-    assert expected in load(tmp_path / "model.safetensors")[-1]
+    assert expected in load(tmp_path / "model.safetensors")[3]
 
 
 def test_less_than_half_of_the_model_is_an_error_unless_it_is_wanted(tmp_path: Path) -> None:
@@ -251,6 +251,25 @@ def test_no_flipped_bit_of_weights_changes_them_in_silence(kind: str, tmp_path: 
         assert all(torch.equal(found[""][name], value) for name, value in values.items())
     assert all(str(path) in line and "\n" not in line for line in refused)
     assert len(refused) > (40 if kind == "pth" else 145)  # a .pth is padded to 64 bytes
+
+
+def test_a_file_whose_damage_would_not_show_is_named_with_its_hash(tmp_path: Path) -> None:
+    values, old = theirs(), io.BytesIO()
+    torch.save(values, old, _use_new_zipfile_serialization=False)
+    digest = sha256(old.getvalue()).hexdigest()
+    for name, data, is_checked in (
+        ("w.pth", pth(values), True),
+        ("w.safetensors", save(values), False),
+        ("old.pth", old.getvalue(), False),
+        (f"old-{digest}.pth", old.getvalue(), True),
+    ):
+        (tmp_path / name).write_bytes(data)
+        line = unchecked(tmp_path / name)
+        assert (line == "") == is_checked
+        assert is_checked or (name in line and sha256(data).hexdigest() in line)
+    beside = {"files": {"w.safetensors": "0" * 64}}
+    (tmp_path / "state.json").write_text(json.dumps(beside))
+    assert unchecked(tmp_path / "w.safetensors") == ""
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])

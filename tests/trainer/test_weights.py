@@ -80,7 +80,8 @@ def test_what_fits_is_loaded_and_the_rest_is_named(tmp_path: Path) -> None:
     old, new = model(channels=3, classes=5), model()
     tensors = {f"module.{name}": value for name, value in old.state_dict().items()}
     save_file({**tensors, "extra": torch.zeros(2)}, tmp_path / "w.safetensors")
-    lines = load(new, tmp_path / "w.safetensors")
+    *lines, unchecked = load(new, tmp_path / "w.safetensors")
+    assert "holds no checksums" in unchecked
     assert lines == [
         f"weights from {tmp_path / 'w.safetensors'}, names below 'module.': 7 tensors loaded",
         "skipped 3: 3.bias, 3.weight, extra",
