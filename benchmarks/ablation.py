@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from eval.metrics import balanced_accuracy
-from eval.predictions import read_predictions
-from eval.threshold import sweep
+from eval.inputs.predictions import read_predictions
+from eval.metrics.metrics import balanced_accuracy
+from eval.metrics.threshold import sweep
 
 VAL, ALL = ("val",), ("train", "val", "test")
 SIZED = ["--crop", "10", "56", "56", "--epochs", "8"]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
-from eval.predictions import PredictionsInfo, write_predictions
+from eval.inputs.predictions import PredictionsInfo, write_predictions
 
 
 def made_up(number: int, neurons: int, seed: int, first: int) -> pa.Table:

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from eval.predictions import read_predictions
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.store import SAMPLES
+from eval.inputs.predictions import read_predictions
+from shards.contract.sample_store import SAMPLES
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
 
 TRAINING = ["unet3d_small", "--crop", "10", "56", "56", "--epochs", "12"]
 RUNS = {

@@ -26,17 +26,17 @@ import numpy as np
 import pandas as pd
 from cloudvolume import CloudVolume
 
-from ingest.chunks import decode, gunzip
-from ingest.config import JobConfig, load_job
-from ingest.cut import boxes_of
-from ingest.fetch import Fetcher
-from ingest.geometry import Box
-from ingest.layout import Layout
-from ingest.plan import plan_dataset
-from ingest.run import run_dataset
-from ingest.shardfiles import ShardFiles
-from ingest.volumes import load_info, load_scale, open_volume
-from ingest.window import Chunk, chunks_of
+from ingest.dataset import Layout
+from ingest.job.job_config import JobConfig, load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.blocks import run_dataset
+from ingest.volume.geometry import Box
+from ingest.volume.open import load_info, load_scale, open_volume
+from ingest.volume.ranges.assemble import Chunk, chunks_of
+from ingest.volume.ranges.byte_ranges import Fetcher
+from ingest.volume.ranges.chunk_codec import decode, gunzip
+from ingest.volume.ranges.shard_files import ShardFiles
+from ingest.volume.sample_boxes import boxes_of
 
 
 @dataclass(frozen=True)

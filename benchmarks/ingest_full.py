@@ -30,11 +30,11 @@ import pandas as pd
 import psutil
 import yaml
 
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.plan import plan_dataset
-from shards.store import SampleStore, open_store
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.finish import finish_dataset
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
+from shards.contract.sample_store import SampleStore, open_store
 from tests.servers.cave import CaveServer
 from tests.servers.cave_tables import neuron_types, public_tables
 from tests.servers.em import EmServer

@@ -31,16 +31,16 @@ import pandas as pd
 import psutil
 from cloudvolume import CloudVolume
 
-from ingest.chunks import gunzip
-from ingest.fetch import open_store
-from ingest.geometry import Box, Ints, box_at, box_starts, flip_triple, inside
-from ingest.image_config import VolumeConfig
-from ingest.ranged import RangedVolume
-from ingest.ranges import joined
-from ingest.scale import scale_from_info
-from ingest.sharding import Grid
-from ingest.volumes import load_info
-from shards.overlap import voxels_of
+from ingest.job.image_config import VolumeConfig
+from ingest.volume.geometry import Box, Ints, box_at, box_starts, flip_triple, inside
+from ingest.volume.open import load_info
+from ingest.volume.ranges.byte_ranges import open_store
+from ingest.volume.ranges.chunk_codec import gunzip
+from ingest.volume.ranges.coalesce import joined
+from ingest.volume.ranges.range_reader import RangedVolume
+from ingest.volume.ranges.shard_index import Grid
+from ingest.volume.scale import scale_from_info
+from shards.contract.overlap import voxels_of
 from tests.servers.em import EmServer
 
 Faults = dict[str, float] | None

@@ -34,8 +34,8 @@ from typing import Any
 
 from hostile.samples import write_small_job
 
-from shards.command import run_command
-from shards.locks import is_lock
+from shards.cli.command import run_command
+from shards.storage.locks import is_lock
 
 PACKAGES = ("shards", "ingest", "eval", "trainer")
 SAID = "said.txt"  # what commands print

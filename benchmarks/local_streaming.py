@@ -27,8 +27,8 @@ def make(folder: Path, kind: str, part: float) -> None:
     """Write a store of noise and its shards."""
     from made_store import make_store
 
-    from shards.pack import pack
-    from shards.plan import PackOptions
+    from shards.pack.assign import PackOptions
+    from shards.pack.write_shards import pack
 
     shape, count, _ = KINDS[kind]
     if not (folder / kind / "shards" / "manifest.json").exists():
@@ -49,8 +49,8 @@ def raw(folder: Path, kind: str) -> float:
 
 def ours(folder: Path, kind: str, threads: int) -> tuple[float, float]:
     """Return GB/s of the first epoch, with checksums, and of the second."""
-    from shards.shardset import open_shards
-    from shards.stream import Stream
+    from shards.stream.shardset import open_shards
+    from shards.stream.stream import Stream
 
     rates = []
     with (
@@ -66,8 +66,8 @@ def ours(folder: Path, kind: str, threads: int) -> tuple[float, float]:
 
 def cold(folder: Path, kind: str, *, check: bool) -> float:
     """Return GB/s of a first epoch from the disk, with the checksums or without."""
-    from shards.shardset import ShardSet, open_shards
-    from shards.stream import Stream
+    from shards.stream.shardset import ShardSet, open_shards
+    from shards.stream.stream import Stream
 
     for path in (folder / kind / "shards").glob("*.tar"):
         with path.open("rb") as file:

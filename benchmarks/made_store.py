@@ -5,8 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shards.schema import Dataset, ImageSpec
-from shards.store import create_store, open_for_write, write_dataset, write_rows, write_samples
+from shards.contract.sample_store import (
+    create_store,
+    open_for_write,
+    write_dataset,
+    write_rows,
+    write_samples,
+)
+from shards.contract.schema import Dataset, ImageSpec
 
 ROWS_PER_SHARD = 64
 

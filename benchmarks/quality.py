@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from ingest.image_config import QcConfig
-from ingest.qc import FLAGS, Quality, flags, measure
+from ingest.job.image_config import QcConfig
+from ingest.qc.measure import FLAGS, Quality, flags, measure
 
 SECTION_NM = 40.0
 LEAST_SHIFT_VX = 3.0  # what a flag is asked to find

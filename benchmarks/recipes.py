@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from train_step import steps_of_a_run
 
-from eval.metrics import balanced_accuracy
-from eval.predictions import read_predictions
-from eval.threshold import sweep
-from shards.shardset import open_shards
+from eval.inputs.predictions import read_predictions
+from eval.metrics.metrics import balanced_accuracy
+from eval.metrics.threshold import sweep
+from shards.stream.shardset import open_shards
 from trainer.recipes import RECIPES, get_recipe
 
 TRIED_STEPS = 3

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.cache_folder import CacheSpec
-from shards.order import OrderSpec
-from shards.shardset import open_shards
-from shards.stream import Stream
+from shards.storage.cache_folder import CacheSpec
+from shards.stream.order import OrderSpec
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream
 
 ORDER = OrderSpec(window_shards=2)
 NGINX = """daemon off; user {user}; error_log stderr crit; pid {home}/pid; events {{}}

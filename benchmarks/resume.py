@@ -20,11 +20,9 @@ import crc32c
 import numpy as np
 import pyarrow as pa
 
-from shards.documents import sealed_json
-from shards.index import IndexNotes, index_bytes
-from shards.order import Position
-from shards.plan import class_counts
-from shards.schema import (
+from shards.contract.documents import sealed_json
+from shards.contract.index import IndexNotes, index_bytes
+from shards.contract.schema import (
     INDEX_COLUMNS,
     ImageSpec,
     Manifest,
@@ -32,8 +30,10 @@ from shards.schema import (
     ShardInfo,
     SplitInfo,
 )
-from shards.shardset import open_shards
-from shards.stream import Stream
+from shards.pack.assign import class_counts
+from shards.stream.order import Position
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream
 
 IMAGE = ImageSpec(shape=(1, 16, 16), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
 STRIDE = 2048

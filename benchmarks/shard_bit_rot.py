@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.shardset import open_shards
-from shards.verify import verify
+from shards.pack.verify import verify
+from shards.stream.shardset import open_shards
 
 KINDS = ("manifest.json", ".index.parquet", ".tar")
 

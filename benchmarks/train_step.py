@@ -25,13 +25,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shards.schema import ImageSpec
+from shards.contract.schema import ImageSpec
 from trainer.config import Config
-from trainer.losses import cross_entropy, one_hot_targets
-from trainer.memory_format import to_memory_format
-from trainer.models import Inputs, build_classifier
-from trainer.optim import build_optimizer
+from trainer.models.classifier import Inputs, build_classifier
+from trainer.models.memory_format import to_memory_format
 from trainer.recipes import RECIPES, get_recipe
+from trainer.train.losses import cross_entropy, one_hot_targets
+from trainer.train.optim import build_optimizer
 
 MODELS = (
     "resnet18_2d", "resnet50_2d", "cnn_2d", "unet3d_small", "unet3d", "r3d_18", "mc3_18",

@@ -16,7 +16,7 @@ import crc32c
 import numpy as np
 import webdataset
 
-from shards.tar import TarWriter, npy_header
+from shards.pack.tar import TarWriter, npy_header
 
 SHAPES = {"cube": ((1, 32, 128, 128), 512), "patch": ((1, 256, 256), 4096)}
 IDENTITY = json.dumps({"synapse_id": 1, "neuron_id": 2, "text": "x" * 300}).encode()

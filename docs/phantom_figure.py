@@ -5,9 +5,9 @@ import sys
 import numpy as np
 from PIL import Image
 
-from ingest.phantom import PhantomConfig, make_scene
-from ingest.phantom_fields import VOXEL_NM, Grey
-from ingest.phantom_section import Scene, draw_section
+from ingest.phantom.fields import VOXEL_NM, Grey
+from ingest.phantom.make_phantom import PhantomConfig, make_scene
+from ingest.phantom.section import Scene, draw_section
 
 CONFIG = PhantomConfig(size=(640, 640, 96), neurons=10, synapses=70)
 STEPS = (-2, -1, 0, 1, 2, 3)

@@ -22,7 +22,7 @@ import tyro
 
 from eval.commands import Sources, evaluate_paths, export_path
 from eval.evaluate import Options
-from shards.command import HELP, UsageError, parse, run_command, show_usage
+from shards.cli.command import HELP, UsageError, parse, run_command, show_usage
 
 
 @dataclass(frozen=True, kw_only=True)

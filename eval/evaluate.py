@@ -10,14 +10,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from eval import baselines, calibration, neurons, suspects
-from eval.audit import audit_images, audit_tables, selection_notes, unchecked
-from eval.baselines import Guess, Tables
-from eval.bootstrap import Scored, difference, score, strata_of
-from eval.compare import compare
-from eval.metrics import confusion, precisions, recalls
-from eval.notes import notes_of
-from eval.predictions import Floats, Ints
+from eval.checks import baselines
+from eval.checks.audit import audit_images, audit_tables, selection_notes, unchecked
+from eval.checks.baselines import Guess, Tables
+from eval.inputs.predictions import Floats, Ints
+from eval.inputs.subject import (
+    Part,
+    Subject,
+    box_nm,
+    centers_of,
+    images_of,
+    index_frame,
+    neuron_ids_of,
+    rows_in_index,
+    tables_of,
+    with_tags,
+)
+from eval.metrics import calibration
+from eval.metrics.bootstrap import Scored, difference, score, strata_of
+from eval.metrics.compare import compare
+from eval.metrics.metrics import confusion, precisions, recalls
+from eval.metrics.strata import score_strata, subset
+from eval.metrics.threshold import HALF, Sweep, sweep
+from eval.neurons import consensus as neurons
+from eval.neurons import suspects
+from eval.report.notes import notes_of
 from eval.results import (
     Audit,
     Baseline,
@@ -34,21 +51,7 @@ from eval.results import (
     Stress,
     Suspects,
 )
-from eval.strata import score_strata, subset
-from eval.subject import (
-    Part,
-    Subject,
-    box_nm,
-    centers_of,
-    images_of,
-    index_frame,
-    neuron_ids_of,
-    rows_in_index,
-    tables_of,
-    with_tags,
-)
-from eval.threshold import HALF, Sweep, sweep
-from shards.schema import SPLITS
+from shards.contract.schema import SPLITS
 
 BASELINE_REPLICATES = 1000
 AUDIT_IMAGES = 4000  # a split

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from shards.documents import document
-from shards.schema import SCHEMA_VERSION
+from shards.contract.documents import document
+from shards.contract.schema import SCHEMA_VERSION
 
 Grade = Literal["leak", "selection"]
 

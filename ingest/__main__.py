@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from ingest.config import load_job
-from ingest.inspect import count_lines, inspect_lines, plan_lines, rules_of, run_lines
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.command import UsageError, run_command, run_named
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.qc.describe_dataset import count_lines, inspect_lines, plan_lines, rules_of, run_lines
+from ingest.run.blocks import Task, run_dataset
+from shards.cli.command import UsageError, run_command, run_named
 
 Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
@@ -54,7 +54,11 @@ def phantom_command(
         strays: single synapses that have the root id of such a neuron
         segmentation: add seg, the partners of all synapses, and a job that cuts masks of them
     """
-    from ingest.phantom import PhantomConfig, write_masks, write_phantom  # slow to import
+    from ingest.phantom.make_phantom import (  # slow to import
+        PhantomConfig,
+        write_masks,
+        write_phantom,
+    )
 
     options = {
         "size": size,
@@ -127,7 +131,7 @@ def finish_command(dataset: Positional[Dataset]) -> None:
     Args:
         dataset: the folder that `run` filled
     """
-    from ingest.finish import finish_dataset  # draws, which is slow to import
+    from ingest.run.finish import finish_dataset  # draws, which is slow to import
 
     finished = finish_dataset(dataset)
     print("\n".join(count_lines(finished.counts, rules_of(finished, dataset).neurons)))
@@ -155,7 +159,7 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
         tiff: the folder for ID.tif files and labels.csv
         view: one of the job's; the cube where there is one when not given
     """
-    from ingest.export import export_tiff
+    from ingest.export_tiff import export_tiff
 
     print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
 

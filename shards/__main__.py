@@ -15,18 +15,18 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from shards.bench import BenchSpec, bench
-from shards.command import run_command, run_named
-from shards.copy import copy
-from shards.foreign import ForeignSpec, index_tars
-from shards.inspect import contact_sheet, describe
-from shards.order import OrderSpec
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.sections import Sections
-from shards.serve import serving
-from shards.shardset import open_shards
-from shards.verify import verify
+from shards.cli.bench import BenchSpec, bench
+from shards.cli.command import run_command, run_named
+from shards.cli.describe_shards import contact_sheet, describe
+from shards.cli.serve import serving
+from shards.pack.assign import PackOptions
+from shards.pack.copy import copy
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.pack.verify import verify
+from shards.pack.write_shards import pack
+from shards.stream.order import OrderSpec
+from shards.stream.section_view import Sections
+from shards.stream.shardset import open_shards
 
 Out = Annotated[str, tyro.conf.arg(metavar="URL")]
 

@@ -16,12 +16,13 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from shards.command import HELP, UsageError, parse, run_command, run_named, show_usage
-from slurm import scheduler, stages
+from shards.cli.command import HELP, UsageError, parse, run_command, run_named, show_usage
+from slurm import chains as stages
+from slurm import slurm_commands as scheduler
 from slurm.check import check_commands
 from slurm.job import Step
-from slurm.runfolder import Chain, read_chain, slurm_folder
-from slurm.site import load_site, parse_options
+from slurm.records import Chain, read_chain, slurm_folder
+from slurm.sites.site import load_site, parse_options
 from slurm.status import chain_status, describe
 from slurm.submit import Request, dry_run, submit
 

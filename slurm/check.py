@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from shards.command import UsageError
+from shards.cli.command import UsageError
 from slurm.job import Command, Step
 
 TIMEOUT_S = 300  # imports from a cold network file system

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from slurm.options import OWN_OPTIONS, SBATCH_OPTIONS, num_gpus
+from slurm.sites.options import OWN_OPTIONS, SBATCH_OPTIONS, num_gpus
 
 STEPS = ("plan", "ingest", "finish", "pack", "train", "predict", "eval")
 Command = tuple[str, ...]

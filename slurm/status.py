@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slurm.runfolder import Chain, ChainStep, TaskRecord, log_tail, read_tasks
-from slurm.scheduler import Queued, Task
+from slurm.records import Chain, ChainStep, TaskRecord, log_tail, read_tasks
+from slurm.slurm_commands import Queued, Task
 
 State = Literal["done", "running", "pending", "failed", "blocked", "cancelled"]
 STATES: tuple[State, ...] = ("failed", "running", "pending", "blocked", "cancelled", "done")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.locks import sole_writer
-from slurm import scheduler
+from shards.storage.locks import sole_writer
+from slurm import slurm_commands as scheduler
 from slurm.job import ArrayJob, Step, split_tasks
-from slurm.runfolder import Chain, ChainStep, Job, read_chain, read_tasks, slurm_folder, write_chain
-from slurm.scheduler import Queued, Task
+from slurm.records import Chain, ChainStep, Job, read_chain, read_tasks, slurm_folder, write_chain
 from slurm.script import log_path, render, render_array
-from slurm.site import Site
+from slurm.sites.site import Site
+from slurm.slurm_commands import Queued, Task
 
 Sbatch = Callable[[ArrayJob, list[str]], str]  # the array and its sbatch command → the job id
 

@@ -17,7 +17,7 @@ import ingest.__main__
 import shards.__main__
 import slurm.__main__
 import trainer.__main__
-from shards.command import run_command
+from shards.cli.command import run_command
 from trainer.recipes import RECIPES
 
 MAINS: dict[str, Callable[[list[str]], None]] = {

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from eval.__main__ import main as evaluate
-from eval.predictions import read_predictions
+from eval.inputs.predictions import read_predictions
 from ingest.__main__ import main as ingest
 from shards.__main__ import main as pack
 from trainer.__main__ import main as train

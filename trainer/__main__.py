@@ -24,10 +24,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shards.command import HELP, UsageError, parse, run_command, show_usage
+from shards.cli.command import HELP, UsageError, parse, run_command, show_usage
 from trainer.config import Config, System
-from trainer.launcher import end_with_launcher
 from trainer.recipes import RECIPES, get_recipe
+from trainer.setup.launcher import end_with_launcher
 
 Flat = tyro.conf.arg(name="")
 
@@ -171,7 +171,7 @@ def _augment(args: list[str]) -> None:
         prog=f"python -m trainer augment {name}",
         default=Sheet(data=tyro.MISSING, out=tyro.MISSING, config=config),
     )
-    from trainer.sheet import augmentation_sheet
+    from trainer.augment.sheet import augmentation_sheet
 
     seed = asked.config.seed
     rows = augmentation_sheet(
@@ -188,7 +188,7 @@ def _batch_size(args: list[str]) -> None:
         prog=f"accelerate launch -m trainer batch-size {name}",
         default=BatchSize(data=tyro.MISSING, config=config, system=System()),
     )
-    from trainer.trial import report_batches
+    from trainer.setup.trial import report_batches
 
     report_batches(asked.config, asked.system, asked.data, most=asked.most)
 
@@ -201,9 +201,9 @@ def _train(args: list[str]) -> None:
         prog=f"accelerate launch -m trainer {name}",
         default=Train(data=tyro.MISSING, config=config, system=System()),
     )
-    from trainer.loop import train
-    from trainer.session import Job
-    from trainer.stopping import REQUEUE
+    from trainer.train.loop import train
+    from trainer.train.run_state import Job
+    from trainer.train.signals import REQUEUE
 
     job = Job(
         recipe=args[0],
@@ -223,7 +223,7 @@ def _predict(args: list[str]) -> None:
         raise UsageError("say which run: python -m trainer predict runs/NAME")
     if job.out is None and (len(job.run) > 1 or "://" in job.run[0]):
         raise UsageError("several runs or a URL have no folder of their own: say --out FOLDER")
-    from trainer.predict import predict_runs
+    from trainer.predict.predict import predict_runs
 
     for path in predict_runs(
         job.run,
@@ -243,7 +243,7 @@ def _predict(args: list[str]) -> None:
 
 def _export(args: list[str]) -> None:
     job = parse(Export, args, prog="python -m trainer export")
-    from trainer.export import export_run
+    from trainer.checkpoint.publish import export_run
 
     difference = export_run(job.run, job.out, checkpoint=job.checkpoint, raw=job.raw)
     sys.stdout.write(f"{job.out}: the exported program differs by {difference:.1g} at most\n")

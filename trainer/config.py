@@ -8,8 +8,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from shards.documents import document
-from shards.schema import View
+from shards.contract.documents import document
+from shards.contract.schema import View
 
 Precision = Literal["no", "bf16", "fp16"]
 Layout = Literal["contiguous", "channels_last"]

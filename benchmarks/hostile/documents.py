@@ -19,12 +19,12 @@ from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
 from hostile.samples import write_job_folder, write_set, write_volume
 from hostile.trees import edited, get, shuffled
-from ingest.config import load_job
-from ingest.geometry import Box, int_triple
-from ingest.volumes import VolumeConfig, load_scale, open_volume
-from shards.schema import parse_manifest
-from shards.shardset import open_shards
-from slurm.site import load_site
+from ingest.job.job_config import load_job
+from ingest.volume.geometry import Box, int_triple
+from ingest.volume.open import VolumeConfig, load_scale, open_volume
+from shards.contract.schema import parse_manifest
+from shards.stream.shardset import open_shards
+from slurm.sites.site import load_site
 
 
 class Document(Kind):

@@ -18,9 +18,9 @@ from PIL import Image
 from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
 from hostile.samples import tar, tar_members
-from ingest.tiff import open_stack
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
+from ingest.volume.files.tiff_stack import open_stack
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.stream.shardset import open_shards
 
 SHAPE = (6, 40, 32)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from shards.foreign import ForeignSpec, index_tars
+from shards.pack.import_webdataset import ForeignSpec, index_tars
 
 BIG_ID = 864691135000000007  # above 2^53: a float loses its digits
 

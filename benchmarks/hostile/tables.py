@@ -19,12 +19,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.predictions import read_predictions
+from eval.inputs.predictions import read_predictions
 from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
 from hostile.samples import predictions, rows, synapses, write_job_folder
-from ingest.config import load_job
-from ingest.tables import synapse_batches
+from ingest.job.job_config import load_job
+from ingest.tables.synapse_tables import synapse_batches
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?$")
 

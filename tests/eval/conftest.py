@@ -10,12 +10,18 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from eval.predictions import PredictionsInfo, write_predictions
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import SPLITS, Dataset, ImageSpec, View
-from shards.shardset import open_shards
-from shards.store import create_store, open_for_write, write_dataset, write_rows, write_samples
+from eval.inputs.predictions import PredictionsInfo, write_predictions
+from shards.contract.sample_store import (
+    create_store,
+    open_for_write,
+    write_dataset,
+    write_rows,
+    write_samples,
+)
+from shards.contract.schema import SPLITS, Dataset, ImageSpec, View
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.stream.shardset import open_shards
 
 CLASSES = ("inhibitory", "excitatory")
 SHAPES: dict[View, tuple[int, ...]] = {"patch": (1, 48, 48), "cube": (1, 8, 24, 24)}

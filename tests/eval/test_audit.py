@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.audit import Finding, audit_images, audit_tables
+from eval.checks.audit import Finding, audit_images, audit_tables
 
 Make = Callable[..., pd.DataFrame]
 BOX = (1024.0, 1024.0, 1280.0)

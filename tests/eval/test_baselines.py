@@ -11,7 +11,7 @@ import tifffile
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
-from eval.baselines import (
+from eval.checks.baselines import (
     Tables,
     center_section,
     connectivity,
@@ -22,8 +22,8 @@ from eval.baselines import (
     metadata,
     shrink,
 )
-from eval.metrics import balanced_accuracy
-from eval.predictions import Floats, Ints
+from eval.inputs.predictions import Floats, Ints
+from eval.metrics.metrics import balanced_accuracy
 
 Make = Callable[..., pd.DataFrame]
 
@@ -120,7 +120,7 @@ def test_a_forest_s_votes_are_added_in_one_order(
             assert found.tobytes() == (votes / len(self.estimators_)).tobytes()
             return found
 
-    monkeypatch.setattr("eval.baselines.RandomForestClassifier", Checked)
+    monkeypatch.setattr("eval.checks.baselines.RandomForestClassifier", Checked)
     noise = np.random.default_rng(0).integers(0, 255, (500, 1, 16, 16)).astype(np.uint8)
     whole = tables(make_predictions)
     given = replace(whole, train=whole.train[::3], val=whole.val[:0], test=whole.test[:200])

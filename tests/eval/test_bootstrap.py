@@ -7,7 +7,8 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.bootstrap import (
+from eval.inputs.predictions import Floats
+from eval.metrics.bootstrap import (
     SUM_METRICS,
     Scored,
     bootstrap_ranks,
@@ -19,8 +20,7 @@ from eval.bootstrap import (
     score,
     strata_of,
 )
-from eval.metrics import rankings
-from eval.predictions import Floats
+from eval.metrics.metrics import rankings
 
 
 def simulate(rng: np.random.Generator, neurons: int, spread: float, synapses: int = 20) -> Scored:
@@ -176,7 +176,7 @@ def test_p_values_of_chance_are_even() -> None:
 def test_bundles_of_many_neurons_give_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = simulate(np.random.default_rng(0), 3000, 1.0, synapses=3)
     whole = score(scored)
-    monkeypatch.setattr("eval.bootstrap.MOST_UNITS", 500)
+    monkeypatch.setattr("eval.metrics.bootstrap.MOST_UNITS", 500)
     some = bundled(scored)
     assert some.num_groups == 1000
     strata = strata_of(some.labels, some.groups, 1000)

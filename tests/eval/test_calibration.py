@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from eval.bootstrap import score
-from eval.calibration import CALIBRATORS, choose, fit, methods_for
-from eval.predictions import Floats, Ints, PredictionsInfo
-from eval.subject import Part, make_part
+from eval.inputs.predictions import Floats, Ints, PredictionsInfo
+from eval.inputs.subject import Part, make_part
+from eval.metrics.bootstrap import score
+from eval.metrics.calibration import CALIBRATORS, choose, fit, methods_for
 
 Make = Callable[..., pd.DataFrame]
 

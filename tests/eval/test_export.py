@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
-from eval import export
 from eval.__main__ import main
-from eval.predictions import PredictionsInfo, write_predictions
-from shards.command import run_command
+from eval.inputs.predictions import PredictionsInfo, write_predictions
+from eval.report import neuroglancer_layer as export
+from shards.cli.command import run_command
 
 Make = Callable[..., pd.DataFrame]
 CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]

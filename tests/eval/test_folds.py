@@ -9,8 +9,8 @@ import pytest
 from scipy import special
 
 from eval.__main__ import main
-from eval.folds import pool_folds
-from eval.predictions import read_predictions
+from eval.inputs.predictions import read_predictions
+from eval.report.pool_folds import pool_folds
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from eval.metrics import (
+from eval.inputs.predictions import Floats, Ints
+from eval.metrics.metrics import (
     ECE_BINS,
     SUM_METRICS,
     Sums,
@@ -19,7 +20,6 @@ from eval.metrics import (
     recalls,
     sums_of,
 )
-from eval.predictions import Floats, Ints
 
 
 def random_problem(seed: int, k: int, n: int = 500) -> tuple[Ints, Floats]:

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.bootstrap import Scored, score, strata_of
-from eval.neurons import (
+from eval.inputs.predictions import PredictionsInfo
+from eval.inputs.subject import make_part
+from eval.metrics.bootstrap import Scored, score, strata_of
+from eval.neurons.consensus import (
     AxonModel,
     abstention,
     accuracy_by_synapses,
@@ -20,8 +22,6 @@ from eval.neurons import (
     posterior,
     synapses_needed,
 )
-from eval.predictions import PredictionsInfo
-from eval.subject import make_part
 
 Make = Callable[..., pd.DataFrame]
 

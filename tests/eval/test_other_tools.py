@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from eval.__main__ import main
-from eval.predictions import read_predictions
-from shards.command import run_command
+from eval.inputs.predictions import read_predictions
+from shards.cli.command import run_command
 
 Make = Callable[..., pd.DataFrame]
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.predictions import (
+from eval.inputs.predictions import (
     PredictionsInfo,
     probability_matrix,
     read_predictions,

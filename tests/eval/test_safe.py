@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from eval.__main__ import main
+from eval.inputs.runs import read_learning
 from eval.results import Metrics
-from eval.runs import read_learning
-from shards.command import run_command
-from shards.documents import read_document
-from shards.locks import sole_writer_of_file
+from shards.cli.command import run_command
+from shards.contract.documents import read_document
+from shards.storage.locks import sole_writer_of_file
 
 Make = Callable[..., pd.DataFrame]
 Run = Callable[..., Path]

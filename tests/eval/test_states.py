@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.__main__ import main
-from eval.audit import graded
-from eval.bootstrap import Scored
-from eval.gallery import choose_rows
-from eval.predictions import PredictionsInfo, read_predictions, write_predictions
+from eval.checks.audit import graded
+from eval.inputs.predictions import PredictionsInfo, read_predictions, write_predictions
+from eval.metrics.bootstrap import Scored
+from eval.report.gallery import choose_rows
+from eval.report.text import show_probability
 from eval.results import Finding
-from eval.text import show_probability
-from shards.command import run_command
+from shards.cli.command import run_command
 
 Make = Callable[..., pd.DataFrame]
 IDS = ["synapse_id", "neuron_id", "post_root_id"]

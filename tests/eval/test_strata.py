@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.bootstrap import score
-from eval.predictions import PredictionsInfo
-from eval.strata import SMALLEST_STRATUM, score_strata, strata, subset
-from eval.subject import make_part
+from eval.inputs.predictions import PredictionsInfo
+from eval.inputs.subject import make_part
+from eval.metrics.bootstrap import score
+from eval.metrics.strata import SMALLEST_STRATUM, score_strata, strata, subset
 
 Make = Callable[..., pd.DataFrame]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.bootstrap import Scored
-from eval.predictions import PredictionsInfo
-from eval.subject import Part, make_part
-from eval.suspects import (
+from eval.inputs.predictions import PredictionsInfo
+from eval.inputs.subject import Part, make_part
+from eval.metrics.bootstrap import Scored
+from eval.neurons.suspects import (
     LISTED,
     Belief,
     describe,

@@ -7,7 +7,7 @@ from sklearn.metrics import (
     matthews_corrcoef,
 )
 
-from eval.threshold import sweep
+from eval.metrics.threshold import sweep
 
 ORACLES = {
     "balanced_accuracy": balanced_accuracy_score,

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ingest.block import planned_samples
-from ingest.finish import block_record, plan_rejects
-from ingest.layout import Layout, read_finished, read_plan
-from shards.documents import to_plain
-from shards.store import ARRAYS, check_metadata, open_store, read_dataset
+from ingest.dataset import Layout, read_finished, read_plan
+from ingest.run.block import planned_samples
+from ingest.run.finish import block_record, plan_rejects
+from shards.contract.documents import to_plain
+from shards.contract.sample_store import ARRAYS, check_metadata, open_store, read_dataset
 
 
 def readers(out: Path) -> dict[str, Callable[[], Any]]:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.inspect import inspect_lines
-from ingest.layout import Layout
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.pack import pack
-from shards.plan import PackOptions
+from ingest.dataset import Layout
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.qc.describe_dataset import inspect_lines
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
 from tests.ingest.bitrot import flip_bits, flipped, readers
 
 ALONE = Task(index=0, count=1)

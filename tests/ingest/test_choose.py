@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.choose import VAL_OVERLAPS_TEST
-from ingest.config import load_job
-from ingest.geometry import box_at, box_starts
-from ingest.layout import Layout, read_table
-from ingest.plan import plan_dataset
-from ingest.plan_record import Plan
-from shards.overlap import overlaps
+from ingest.dataset import Layout, read_table
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.plan.plan_record import Plan
+from ingest.plan.select import VAL_OVERLAPS_TEST
+from ingest.volume.geometry import box_at, box_starts
+from shards.contract.overlap import overlaps
 
 VOXEL_NM = np.array([40, 8, 8])
 

@@ -19,16 +19,16 @@ import zstandard
 from PIL import Image as Picture
 
 from ingest.__main__ import main
-from ingest.chunks import Decoder, Stored
-from ingest.compression import DamagedChunkError, decompress
-from ingest.fetch import Fetcher
-from ingest.geometry import Box
-from ingest.precomputed import CloudVolumeReader, UnreadableError
-from ingest.ranged import RangedVolume
-from ingest.sharding import murmurhash3, sharding_from_info
-from shards.command import run_command
-from shards.patience import Patience
-from shards.serve import RangeHandler, serving
+from ingest.volume.cloudvolume_reader import CloudVolumeReader, UnreadableError
+from ingest.volume.geometry import Box
+from ingest.volume.ranges.byte_ranges import Fetcher
+from ingest.volume.ranges.chunk_codec import Decoder, Stored
+from ingest.volume.ranges.compression import DamagedChunkError, decompress
+from ingest.volume.ranges.range_reader import RangedVolume
+from ingest.volume.ranges.shard_index import murmurhash3, sharding_from_info
+from shards.cli.command import run_command
+from shards.cli.serve import RangeHandler, serving
+from shards.storage.patience import Patience
 
 SIZE, CHUNK = (64, 32, 32), (32, 16, 16)  # x, y, z
 Z, Y, X = np.indices(SIZE[::-1])

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from ingest.__main__ import main
-from ingest.config import load_job
-from ingest.layout import Layout, read_plan
-from ingest.plan import plan_dataset
-from ingest.volume_info import parse_info
-from shards.command import run_command
+from ingest.dataset import Layout, read_plan
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.volume.volume_info import parse_info
+from shards.cli.command import run_command
 
 ODD: tuple[Any, ...] = (None, True, 0, -1, 1e400, 2**70, "x", "", [], {}, [[]], {"a": 1}, [None])
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_line_that_names_file_and_cure(
         def full(_: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr("shards.files.os.fsync", full)
+        patch.setattr("shards.storage.atomic.os.fsync", full)
         assert run_command(main, steps[command]) == 1
     said = capsys.readouterr().err
     assert len([line for line in said.splitlines() if "error" in line]) == 1, said

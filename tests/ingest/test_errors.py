@@ -11,13 +11,13 @@ import pytest
 import tifffile
 import zarr
 
-from ingest import block
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.layout import Layout
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.store import read_dataset
+from ingest.dataset import Layout
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run import block
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from shards.contract.sample_store import read_dataset
 
 ALONE = Task(index=0, count=1)
 

@@ -10,14 +10,14 @@ import tifffile
 import yaml
 import zarr
 
-from ingest.config import load_job
-from ingest.export import export_tiff, write_tiff
-from ingest.finish import finish_dataset
-from ingest.images import read_image
-from ingest.layout import read_table
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.schema import ImageSpec
+from ingest.dataset import read_table
+from ingest.export_tiff import export_tiff, write_tiff
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.files.image_files import read_image
+from shards.contract.schema import ImageSpec
 
 CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.ingest_full import full_job
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 
 pytestmark = pytest.mark.real_data
 

@@ -12,14 +12,14 @@ import yaml
 import zarr
 from PIL import Image as Picture
 
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.images import read_image
-from ingest.inspect import inspect_lines
-from ingest.layout import read_table
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.gray import ImageError
+from ingest.dataset import read_table
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.qc.describe_dataset import inspect_lines
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.files.image_files import read_image
+from shards.images.gray import ImageError
 
 CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
 SHAPE = (5, 12, 16)

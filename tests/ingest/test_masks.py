@@ -10,23 +10,23 @@ import pytest
 import zarr
 from cloudvolume import CloudVolume
 
-import ingest.masks
+import ingest.volume.masks
 from eval.__main__ import main as eval_main
-from ingest.block import Opened, execute
-from ingest.config import load_job
-from ingest.export import export_tiff
-from ingest.finish import finish_dataset
-from ingest.images import read_image
-from ingest.layout import Layout, read_plan, read_table
-from ingest.plan import plan_dataset
-from ingest.precomputed import CloudVolumeReader, fetch_info
-from ingest.ranged import RangedVolume
-from ingest.run import Task, run_dataset
-from shards.order import OrderSpec
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.shardset import open_shards
-from shards.stream import Stream
+from ingest.dataset import Layout, read_plan, read_table
+from ingest.export_tiff import export_tiff
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.block import Opened, execute
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.cloudvolume_reader import CloudVolumeReader, fetch_info
+from ingest.volume.files.image_files import read_image
+from ingest.volume.ranges.range_reader import RangedVolume
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.stream.order import OrderSpec
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream
 from tests.servers.files import FileServer
 from trainer.__main__ import main as trainer_main
 

@@ -12,11 +12,9 @@ from cloudvolume.lib import Vec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.config import LabelConfig, LabelTable
-from ingest.geometry import Box, box_at, box_starts, inside
-from ingest.labels import Funnel, labeller
-from ingest.sharding import Grid, Sharding, compressed_morton
-from ingest.splits import (
+from ingest.job.job_config import LabelConfig, LabelTable
+from ingest.plan.labels import Funnel, labeller
+from ingest.plan.splits import (
     check_no_class_empty,
     counts_by_split,
     keep_per_group,
@@ -24,7 +22,9 @@ from ingest.splits import (
     split_by_group,
     split_by_position,
 )
-from shards.overlap import voxels_of
+from ingest.volume.geometry import Box, box_at, box_starts, inside
+from ingest.volume.ranges.shard_index import Grid, Sharding, compressed_morton
+from shards.contract.overlap import voxels_of
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 SIDES = st.tuples(*[st.integers(1, 24)] * 3)

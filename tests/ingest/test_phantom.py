@@ -18,9 +18,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ingest.config import load_job
-from ingest.image_config import QcConfig
-from ingest.phantom import (
+from ingest.job.image_config import QcConfig
+from ingest.job.job_config import load_job
+from ingest.phantom.fields import POST, PRE, VOXEL_NM, Grey
+from ingest.phantom.make_phantom import (
     OFFSET_XYZ,
     Damage,
     PhantomConfig,
@@ -28,10 +29,9 @@ from ingest.phantom import (
     make_layout,
     make_scene,
 )
-from ingest.phantom import write_phantom as write
-from ingest.phantom_fields import POST, PRE, VOXEL_NM, Grey
-from ingest.phantom_volume import create_volume, write_volume
-from ingest.qc import flags, measure
+from ingest.phantom.make_phantom import write_phantom as write
+from ingest.phantom.phantom_volume import create_volume, write_volume
+from ingest.qc.measure import flags, measure
 
 SMALL = PhantomConfig(size=(384, 384, 64), neurons=6, synapses=30, seed=3)
 OFFSET_ZYX = np.array(OFFSET_XYZ[::-1])
@@ -153,7 +153,7 @@ def test_an_interrupted_phantom_is_not_complete_and_is_made_again(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("ingest.phantom.write_volume", stop)
+        patch.setattr("ingest.phantom.make_phantom.write_volume", stop)
         with pytest.raises(KeyboardInterrupt):
             write(out, replace(SMALL, seed=9))
     assert not (out / "phantom.json").exists()

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from ingest.image_config import QcConfig
-from ingest.pictures import neurons_picture, positions_picture
-from ingest.qc import measure
-from ingest.sheets import scale_bar_nm, sheet_of_some, sheet_of_worst
-from shards.schema import Dataset, ImageSpec
+from ingest.job.image_config import QcConfig
+from ingest.qc.measure import measure
+from ingest.qc.plots import neurons_picture, positions_picture
+from ingest.qc.sample_sheets import scale_bar_nm, sheet_of_some, sheet_of_worst
+from shards.contract.schema import Dataset, ImageSpec
 
 PATCH, CUBE = (1, 64, 64), (1, 4, 64, 64)
 

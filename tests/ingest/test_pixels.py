@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import zarr
 
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.layout import Layout, read_table
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.shardset import open_shards
+from ingest.dataset import Layout, read_table
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.stream.shardset import open_shards
 
 VOXEL_NM = np.array([40, 8, 8])
 OFFSET_ZYX, SIZE_ZYX = np.array([48, 96, 160]), np.array([72, 176, 200])

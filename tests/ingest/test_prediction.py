@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import yaml
 
-import ingest.predict
-from ingest.block import Opened, execute
-from ingest.config import load_job
-from ingest.cut import centers_vx
-from ingest.finish import finish_dataset
-from ingest.geometry import box_starts
-from ingest.layout import Layout, read_plan
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.pack import PackOptions, pack
-from shards.shardset import open_shards
-from shards.store import open_store
+import ingest.plan.read_cost
+from ingest.dataset import Layout, read_plan
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.block import Opened, execute
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.geometry import box_starts
+from ingest.volume.sample_boxes import centers_vx
+from shards.contract.sample_store import open_store
+from shards.pack.write_shards import PackOptions, pack
+from shards.stream.shardset import open_shards
 from tests.ingest.conftest import synapse_rows
 from tests.servers.em import EmServer
 

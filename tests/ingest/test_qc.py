@@ -7,8 +7,8 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from ingest.image_config import QcConfig
-from ingest.qc import flags, measure, reject_reason
+from ingest.job.image_config import QcConfig
+from ingest.qc.measure import flags, measure, reject_reason
 
 
 def textured(depth: int = 8, size: int = 128) -> np.ndarray:

@@ -16,15 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
-from ingest.fetch import Fetcher
-from ingest.geometry import Box
-from ingest.image_config import VolumeConfig
-from ingest.precomputed import CloudVolumeReader
-from ingest.ranged import RangedVolume
-from ingest.ranges import MAX_RANGE_CHUNKS, Joined, best_joined, joined, range_numbers
-from ingest.scale import MissingDataError
-from ingest.volumes import open_volume, stored_sizes
-from shards.patience import Patience
+from ingest.job.image_config import VolumeConfig
+from ingest.volume.cloudvolume_reader import CloudVolumeReader
+from ingest.volume.geometry import Box
+from ingest.volume.open import open_volume, stored_sizes
+from ingest.volume.ranges.byte_ranges import Fetcher
+from ingest.volume.ranges.coalesce import (
+    MAX_RANGE_CHUNKS,
+    Joined,
+    best_joined,
+    joined,
+    range_numbers,
+)
+from ingest.volume.ranges.range_reader import RangedVolume
+from ingest.volume.scale import MissingDataError
+from shards.storage.patience import Patience
 from tests.servers.em import EmServer
 
 BoxVoxels = Callable[[Any, Any], np.ndarray]

@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from ingest.__main__ import main
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
-from shards.command import run_command
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
+from shards.cli.command import run_command
 from tests.conftest import REPOSITORY
 from tests.servers.cave import CaveServer
 from tests.servers.cave_tables import CaveTable, public_tables

@@ -11,14 +11,14 @@ import tifffile
 import yaml
 import zarr
 
-from ingest.config import load_job
-from ingest.cut import centers_vx
-from ingest.finish import finish_dataset
-from ingest.layout import read_table
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from ingest.scale import scale_from_info
-from shards.files import read_json
+from ingest.dataset import read_table
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.sample_boxes import centers_vx
+from ingest.volume.scale import scale_from_info
+from shards.storage.atomic import read_json
 
 pytestmark = pytest.mark.real_data
 

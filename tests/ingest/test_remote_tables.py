@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ingest import fetch, remote
-from ingest.geometry import box_at
-from ingest.image_config import VolumeConfig
-from ingest.remote import RemoteFile, remote_identity
-from ingest.tables import open_table
-from ingest.volumes import open_volume
-from shards.table_files import Column
+from ingest.job.image_config import VolumeConfig
+from ingest.tables import remote_tables as remote
+from ingest.tables.remote_tables import RemoteFile, remote_identity
+from ingest.tables.synapse_tables import open_table
+from ingest.volume.geometry import box_at
+from ingest.volume.open import open_volume
+from ingest.volume.ranges import byte_ranges as fetch
+from shards.tabular.table_files import Column
 from tests.servers.files import FileServer
 
 ROWS = pd.DataFrame(
@@ -48,7 +49,7 @@ def server(
     request: pytest.FixtureRequest, tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FileServer]:
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr("shards.patience.random.uniform", lambda *_: 0.0)
+    monkeypatch.setattr("shards.storage.patience.random.uniform", lambda *_: 0.0)
     with FileServer(folder=tables, fault_rate=request.param) as running:
         yield running
         assert (running.num_faults > 0) == (request.param > 0)

@@ -16,16 +16,16 @@ import pandas as pd
 import pytest
 
 from ingest.__main__ import main
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.inspect import inspect_lines
-from ingest.layout import Layout, read_table
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from shards.command import run_command
-from shards.locks import shared_writer, sole_writer
-from shards.schema import SAMPLE_COLUMNS
-from shards.store import read_dataset
+from ingest.dataset import Layout, read_table
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.qc.describe_dataset import inspect_lines
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from shards.cli.command import run_command
+from shards.contract.sample_store import read_dataset
+from shards.contract.schema import SAMPLE_COLUMNS
+from shards.storage.locks import shared_writer, sole_writer
 
 ALONE = Task(index=0, count=1)
 

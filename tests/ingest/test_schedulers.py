@@ -11,13 +11,13 @@ from typing import Any
 import dask
 import pytest
 
-from ingest import schedulers
-from ingest.block import BlockResult
-from ingest.config import load_job
-from ingest.plan import plan_dataset
-from ingest.run import run_dataset
-from ingest.schedulers import finished_blocks, slurm_cluster
-from shards.locks import sole_writer
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run import schedulers
+from ingest.run.block import BlockResult
+from ingest.run.blocks import run_dataset
+from ingest.run.schedulers import finished_blocks, slurm_cluster
+from shards.storage.locks import sole_writer
 
 
 @pytest.fixture

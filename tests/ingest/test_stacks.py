@@ -11,18 +11,18 @@ import pytest
 import tifffile
 import zarr
 
-from ingest.config import load_job
-from ingest.finish import finish_dataset
-from ingest.geometry import Box
-from ingest.image_config import VolumeConfig
-from ingest.layout import read_table
-from ingest.numbering import in_order
-from ingest.plan import plan_dataset
-from ingest.run import Task, run_dataset
-from ingest.scale import MissingDataError
-from ingest.volumes import load_scale, open_volume, volume_identity
-from shards.decode import read_image_file
-from shards.gray import ImageError
+from ingest.dataset import read_table
+from ingest.job.image_config import VolumeConfig
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.run.blocks import Task, run_dataset
+from ingest.run.finish import finish_dataset
+from ingest.volume.files.section_numbers import in_order
+from ingest.volume.geometry import Box
+from ingest.volume.open import load_scale, open_volume, volume_identity
+from ingest.volume.scale import MissingDataError
+from shards.images.decode import read_image_file
+from shards.images.gray import ImageError
 from tests.shards.image_files import RIGHT, STACK, formula, imagej, tiff, two_series
 
 VOXEL_NM = (40.0, 8.0, 8.0)

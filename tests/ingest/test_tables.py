@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ingest.config import load_job
-from ingest.plan import plan_dataset
-from ingest.plan_record import Plan
-from ingest.tables import open_table
-from ingest.tree import TREE_COLUMNS
-from shards.table_files import Column
+from ingest.job.job_config import load_job
+from ingest.plan.make import plan_dataset
+from ingest.plan.plan_record import Plan
+from ingest.tables.synapse_tables import open_table
+from ingest.volume.files.image_folder import TREE_COLUMNS
+from shards.tabular.table_files import Column
 
 ROOT = 864691135000000000
 NAMES = ["excitatory", "inhibitory"]

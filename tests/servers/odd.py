@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from shards.serve import RangeHandler
+from shards.cli.serve import RangeHandler
 
 
 def odd(kind: str, name: str = "") -> "type[Odd]":

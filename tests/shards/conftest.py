@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shards.files import sha256_of_file
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import SPLITS, UNLABELLED, VIEWS, Dataset, ImageSpec, View
-from shards.store import create_store, open_for_write, write_dataset, write_rows, write_samples
+from shards.contract.sample_store import (
+    create_store,
+    open_for_write,
+    write_dataset,
+    write_rows,
+    write_samples,
+)
+from shards.contract.schema import SPLITS, UNLABELLED, VIEWS, Dataset, ImageSpec, View
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.storage.atomic import sha256_of_file
 
 PATCH = ImageSpec(shape=(1, 9, 7), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
 CUBE = ImageSpec(shape=(2, 5, 7, 3), dtype="uint8", channels=("em", "m"), voxel_size_nm=(40, 8, 8))

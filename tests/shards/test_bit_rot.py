@@ -9,9 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from shards.foreign import ForeignSpec, index_tars
-from shards.pack import pack
-from shards.plan import PackOptions
+from shards.pack.assign import PackOptions
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.pack.write_shards import pack
 
 pytestmark = pytest.mark.timeout(120)
 FLIPS = 100

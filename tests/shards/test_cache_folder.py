@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.cache_folder import CacheSpec, cache_from_environment
-from shards.schema import View
-from shards.serve import serving
-from shards.shardset import open_shards
+from shards.cli.serve import serving
+from shards.contract.schema import View
+from shards.storage.cache_folder import CacheSpec, cache_from_environment
+from shards.stream.shardset import open_shards
 
 Packed = Callable[[View], Path]
 
@@ -50,7 +50,7 @@ def test_a_forged_set_does_not_reach_an_honest_one(
         if same_url:
             shutil.copytree(altered, place)
         with monkeypatch.context() as patch:
-            patch.setattr("shards.shardset.crc32c.crc32c", lambda data: AnyNumber())
+            patch.setattr("shards.stream.shardset.crc32c.crc32c", lambda data: AnyNumber())
             assert (images(url, cache) != expected).any()
         if same_url:
             shutil.rmtree(place)

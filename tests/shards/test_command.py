@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from shards.__main__ import main
-from shards.command import run_command
-from shards.schema import View
+from shards.cli.command import run_command
+from shards.contract.schema import View
 
 pytestmark = pytest.mark.timeout(60)
 Packed = Callable[[View], Path]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from shards.decode import decoded, read_image_file
-from shards.tiffs import TiffImage
+from shards.images.decode import decoded, read_image_file
+from shards.images.tiff_image import TiffImage
 from tests.shards.image_files import RIGHT, STACK, picture, tiff
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from shards.decode import decoded, read_image_file
-from shards.gray import ImageError
+from shards.images.decode import decoded, read_image_file
+from shards.images.gray import ImageError
 from tests.shards.image_files import (
     RIGHT,
     STACK,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.documents import (
+from shards.contract.documents import (
     document,
     load_yaml,
     parse_json,

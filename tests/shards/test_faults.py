@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from shards.schema import SPLITS, View
-from shards.sections import Sections
-from shards.shardset import open_shards
-from shards.stream import Stream, evaluation_batches
-from shards.verify import verify
+from shards.contract.schema import SPLITS, View
+from shards.pack.verify import verify
+from shards.stream.section_view import Sections
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream, evaluation_batches
 
 pytestmark = pytest.mark.timeout(60)
 

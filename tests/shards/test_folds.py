@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.folds import OVERLAP, fold_of, split_by_fold
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import SPLITS, Dataset, ImageSpec
-from shards.shardset import open_shards
+from shards.contract.schema import SPLITS, Dataset, ImageSpec
+from shards.pack.assign import PackOptions
+from shards.pack.folds import OVERLAP, fold_of, split_by_fold
+from shards.pack.write_shards import pack
+from shards.stream.shardset import open_shards
 
 IMAGE = ImageSpec(shape=(1, 4, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
 

@@ -10,11 +10,11 @@ import webdataset
 from PIL import Image
 
 from shards.__main__ import main
-from shards.command import run_command
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
-from shards.stream import Stream, evaluation_batches
-from shards.verify import verify
+from shards.cli.command import run_command
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.pack.verify import verify
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream, evaluation_batches
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -13,10 +13,10 @@ import pytest
 import webdataset
 
 from shards.__main__ import main
-from shards.command import run_command
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
-from shards.verify import verify
+from shards.cli.command import run_command
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.pack.verify import verify
+from shards.stream.shardset import open_shards
 
 pytestmark = [
     pytest.mark.timeout(60),

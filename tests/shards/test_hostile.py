@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.__main__ import main
-from shards.command import run_command
-from shards.copy import copy
-from shards.documents import SEAL_PATTERN
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.serve import RangeHandler, serving
-from shards.shardset import open_shards
-from shards.storage import LocalStorage
-from shards.verify import verify
+from shards.cli.command import run_command
+from shards.cli.serve import RangeHandler, serving
+from shards.contract.documents import SEAL_PATTERN
+from shards.pack.assign import PackOptions
+from shards.pack.copy import copy
+from shards.pack.verify import verify
+from shards.pack.write_shards import pack
+from shards.storage.local import LocalStorage
+from shards.stream.shardset import open_shards
 
 pytestmark = pytest.mark.timeout(60)
 Digests = Callable[[Path], dict[str, str]]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.stream.shardset import open_shards
 from tests.shards.image_files import RIGHT, WRONG
 
 

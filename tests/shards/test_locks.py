@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from shards import locks
-from shards.locks import is_lock, shared_writer, sole_writer
+from shards.storage import locks
+from shards.storage.locks import is_lock, shared_writer, sole_writer
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from shards.locks import *
+from shards.storage.locks import *
 with {lock}(Path(sys.argv[1]), *sys.argv[2:]):
     print("held", flush=True)
     time.sleep(10)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.order import (
+from shards.stream.order import (
     OrderSpec,
     Samples,
     epoch_order,

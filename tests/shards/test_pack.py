@@ -17,13 +17,13 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.files import sha256_of_file
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import VIEWS, ImageSpec, View
-from shards.shardset import open_shards
-from shards.store import open_store
-from shards.tar import header
+from shards.contract.sample_store import open_store
+from shards.contract.schema import VIEWS, ImageSpec, View
+from shards.pack.assign import PackOptions
+from shards.pack.tar import header
+from shards.pack.write_shards import pack
+from shards.storage.atomic import sha256_of_file
+from shards.stream.shardset import open_shards
 
 pytestmark = pytest.mark.timeout(120)
 Packed = Callable[[View], Path]
@@ -163,7 +163,7 @@ def test_another_packing_is_refused(store: Path, altered: Path) -> None:
 def test_a_key_that_cannot_name_a_member_is_refused(
     tmp_path: Path, store_maker: Callable[..., None]
 ) -> None:
-    from shards.store import write_samples
+    from shards.contract.sample_store import write_samples
 
     store_maker(tmp_path, 20, 8)
     frame = open_store(tmp_path).samples.to_pandas()
@@ -192,7 +192,7 @@ def test_killed_at_ten_moments_and_run_again(tmp_path: Path, store: Path, digest
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     pack(store, "patch", str(whole), options)
     server = multiprocessing.get_context("forkserver")  # has imported already: children start fast
-    server.set_forkserver_preload(["shards.pack"])
+    server.set_forkserver_preload(["shards.pack.write_shards"])
     rng = np.random.default_rng()
     for attempt in range(10):
         process = server.Process(

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import GenericError
 
-from ingest.fetch import Fetcher
-from ingest.remote import remote_identity
-from shards import remote
+from ingest.tables.remote_tables import remote_identity
+from ingest.volume.ranges.byte_ranges import Fetcher
 from shards.__main__ import main
-from shards.command import run_command
-from shards.patience import Link, Patience
-from shards.schema import View
-from shards.serve import RangeHandler, serving
-from shards.shardset import open_shards
+from shards.cli.command import run_command
+from shards.cli.serve import RangeHandler, serving
+from shards.contract.schema import View
+from shards.storage import object_store as remote
+from shards.storage.patience import Link, Patience
+from shards.stream.shardset import open_shards
 from tests.servers.odd import odd
 
 pytestmark = pytest.mark.timeout(60)
@@ -180,7 +180,7 @@ def test_waiting_is_said(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr("shards.patience.SAID_AFTER_S", 0.2)
+    monkeypatch.setattr("shards.storage.patience.SAID_AFTER_S", 0.2)
     patience = Patience(total_s=1.0, read_timeout_s=0.7)
     with (
         serving(packed("patch"), handler=odd(kind)) as url,

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.cache_folder import CacheSpec
-from shards.schema import View
-from shards.serve import serving
-from shards.shardset import ShardSet, open_shards
-from shards.stream import Stream, evaluation_batches
+from shards.cli.serve import serving
+from shards.contract.schema import View
+from shards.storage.cache_folder import CacheSpec
+from shards.stream.shardset import ShardSet, open_shards
+from shards.stream.stream import Stream, evaluation_batches
 from tests.servers.odd import odd
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_a_set_of_the_disk_is_read_in_a_child(
         assert in_child(method, work, shards) == expected
 
 
-@pytest.mark.parametrize("held", ["shards._lock", "shards.storage._lock"])
+@pytest.mark.parametrize("held", ["shards._lock", "shards.storage.local._lock"])
 def test_a_lock_held_while_forking_does_not_hang_the_child(packed: Packed, held: str) -> None:
     with open_shards(str(packed("patch"))) as shards:
         expected = first_images(shards)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.cache_folder import CacheSpec
-from shards.order import OrderSpec
-from shards.patience import Patience
-from shards.schema import View
-from shards.serve import RangeHandler, serving
-from shards.shardset import open_shards
-from shards.stream import Stream
-from shards.verify import verify
+from shards.cli.serve import RangeHandler, serving
+from shards.contract.schema import View
+from shards.pack.verify import verify
+from shards.storage.cache_folder import CacheSpec
+from shards.storage.patience import Patience
+from shards.stream.order import OrderSpec
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream
 
 pytestmark = pytest.mark.timeout(90)
 Packed = Callable[[View], Path]
@@ -198,8 +198,8 @@ def test_jobs_share_a_cache_and_one_of_them_ends(
     monkeypatch: pytest.MonkeyPatch,
     end: signal.Signals,
 ) -> None:
-    monkeypatch.setattr("shards.cache.STALLED_S", 0.2)
-    monkeypatch.setattr("shards.cache_folder.STALLED_S", 0.2)
+    monkeypatch.setattr("shards.storage.cache.STALLED_S", 0.2)
+    monkeypatch.setattr("shards.storage.cache_folder.STALLED_S", 0.2)
     faulty.faults = ("slow",)
     expected = read_epoch(str(packed("patch")))
     context = multiprocessing.get_context("spawn")

@@ -9,16 +9,16 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from shards import pack as pack_module
-from shards.cache_folder import CacheSpec
-from shards.copy import copy
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import View
-from shards.shardset import open_shards
-from shards.storage import open_storage
-from shards.stream import evaluation_batches
-from shards.verify import verify
+from shards.contract.schema import View
+from shards.pack import write_shards as pack_module
+from shards.pack.assign import PackOptions
+from shards.pack.copy import copy
+from shards.pack.verify import verify
+from shards.pack.write_shards import pack
+from shards.storage.cache_folder import CacheSpec
+from shards.storage.local import open_storage
+from shards.stream.shardset import open_shards
+from shards.stream.stream import evaluation_batches
 
 pytestmark = [
     pytest.mark.timeout(120),

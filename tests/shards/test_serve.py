@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shards import serve
 from shards.__main__ import main
-from shards.command import run_command
-from shards.serve import RangeHandler, serving
+from shards.cli import serve
+from shards.cli.command import run_command
+from shards.cli.serve import RangeHandler, serving
 
 pytestmark = pytest.mark.timeout(60)
 

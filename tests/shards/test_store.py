@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from shards.schema import VIEWS, ImageSpec
-from shards.store import (
+from shards.contract.sample_store import (
     create_store,
     open_for_write,
     open_store,
@@ -17,7 +16,8 @@ from shards.store import (
     write_rows,
     write_samples,
 )
-from shards.zarrshard import ShardFiles
+from shards.contract.schema import VIEWS, ImageSpec
+from shards.contract.zarr_shard import ShardFiles
 
 pytestmark = pytest.mark.timeout(60)
 Formula = Callable[[ImageSpec, int], np.ndarray]

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.mixture import Mixture
-from shards.order import OrderSpec, Position, epoch_order
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import ImageSpec, View
-from shards.sections import Sections
-from shards.shardset import ShardSet, open_shards
-from shards.storage import LocalStorage
-from shards.stream import Batch, Stream, evaluation_batches, require_agreement
+from shards.contract.schema import ImageSpec, View
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.storage.local import LocalStorage
+from shards.stream.mixture import Mixture
+from shards.stream.order import OrderSpec, Position, epoch_order
+from shards.stream.section_view import Sections
+from shards.stream.shardset import ShardSet, open_shards
+from shards.stream.stream import Batch, Stream, evaluation_batches, require_agreement
 
 pytestmark = pytest.mark.timeout(60)
 Formula = Callable[[ImageSpec, int], np.ndarray]
@@ -216,7 +216,7 @@ def test_a_long_wait_is_said(
 
     read_into = LocalStorage.read_into
     monkeypatch.setattr(LocalStorage, "read_into", slowly)
-    monkeypatch.setattr("shards.reading.PATIENCE_S", 0.1)
+    monkeypatch.setattr("shards.stream.batch_reader.PATIENCE_S", 0.1)
     with (
         open_shards(str(packed("cube"))) as shards,
         Stream(shards, "train", batch_size=1, prefetch=1) as stream,

@@ -15,7 +15,7 @@ import pyarrow.feather as pa_feather
 import pyarrow.parquet as pq
 import pytest
 
-from shards.table_files import Column, Kind, canonical_value, open_table_file, points_of
+from shards.tabular.table_files import Column, Kind, canonical_value, open_table_file, points_of
 
 BIG = 864691135463510246  # no float holds it
 ALL = {"i": Column("id", "id"), "v": Column("v", "value"), "p": Column("p", "position")}

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
-from shards.verify import verify
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.pack.verify import verify
+from shards.stream.shardset import open_shards
 
 pytestmark = pytest.mark.timeout(60)
 SPEC = ForeignSpec(class_names=("inhibitory", "excitatory"))

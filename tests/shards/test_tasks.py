@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from shards.tasks import Scheduler, run_tasks
+from shards.workers.tasks import Scheduler, run_tasks
 
 
 def square(number: int) -> int:

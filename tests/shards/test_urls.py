@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import pytest
 
-from ingest.config import load_job
-from ingest.fetch import Fetcher
-from shards import urls
+from ingest.job.job_config import load_job
+from ingest.volume.ranges.byte_ranges import Fetcher
 from shards.__main__ import main as shards_main
-from shards.command import run_command
-from shards.patience import Patience
-from shards.schema import View
-from shards.serve import RangeHandler, serving
-from shards.shardset import open_shards
-from shards.urls import public_url, sign_in_headers, without_secrets
+from shards.cli.command import run_command
+from shards.cli.serve import RangeHandler, serving
+from shards.contract.schema import View
+from shards.storage import urls
+from shards.storage.patience import Patience
+from shards.storage.urls import public_url, sign_in_headers, without_secrets
+from shards.stream.shardset import open_shards
 
 Packed = Callable[[View], Path]
 SECRET = "s3cr%40t"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import scheduler
+from slurm import slurm_commands as scheduler
 from slurm.job import Step
-from slurm.runfolder import read_chain, slurm_folder
-from slurm.site import parse_site
+from slurm.records import read_chain, slurm_folder
+from slurm.sites.site import parse_site
 from slurm.status import StepStatus, chain_status, overall
 from slurm.submit import Request, submit
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slurm import scheduler
+from slurm import slurm_commands as scheduler
 from slurm.job import Step
 from slurm.submit import Request, submit
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.command import run_command
+from shards.cli.command import run_command
 from slurm.__main__ import main
 
 PACK = "-m shards pack d"

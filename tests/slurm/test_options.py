@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.command import run_command
+from shards.cli.command import run_command
 from slurm.__main__ import main
 from slurm.job import Resources
-from slurm.options import EXCLUSIVE_PAIRS, FLAGS, GPU_OPTIONS, SBATCH_OPTIONS, merged, num_gpus
-from slurm.site import SITES, load_site, parse_options, parse_site
+from slurm.sites.options import (
+    EXCLUSIVE_PAIRS,
+    FLAGS,
+    GPU_OPTIONS,
+    SBATCH_OPTIONS,
+    merged,
+    num_gpus,
+)
+from slurm.sites.site import SITES, load_site, parse_options, parse_site
 
 INGEST = ("submit", "ingest", "d", "--run", "r", "--dry-run")
 TRAIN = ("submit", "train", "unet3d_small", "--data", "u", "--run", "r", "--dry-run")

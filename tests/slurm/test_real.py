@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from shards.locks import is_lock
-from slurm.runfolder import read_tasks, slurm_folder
+from shards.storage.locks import is_lock
+from slurm.records import read_tasks, slurm_folder
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm import stages
+from slurm import chains as stages
 from slurm.job import ArrayJob, Environment, Resources, Step, split_tasks
-from slurm.runfolder import read_tasks
+from slurm.records import read_tasks
 from slurm.script import render, render_array
-from slurm.site import load_site
+from slurm.sites.site import load_site
 from slurm.submit import Request, dry_run
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slurm.site import SITES, load_site, parse_options, parse_site
+from slurm.sites.site import SITES, load_site, parse_options, parse_site
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SITES.glob("*.toml")))

@@ -13,10 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.schema import Dataset, ImageSpec, View
-from shards.store import create_store, open_for_write, write_dataset, write_rows, write_samples
+from shards.contract.sample_store import (
+    create_store,
+    open_for_write,
+    write_dataset,
+    write_rows,
+    write_samples,
+)
+from shards.contract.schema import Dataset, ImageSpec, View
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
 from trainer.__main__ import main as command
 
 COUNTS = {"train": 96, "val": 40, "test": 24}

@@ -11,14 +11,14 @@ import tifffile
 import torch
 from PIL import Image
 
-from shards.channels import em_channels
-from shards.foreign import ForeignSpec, index_tars
-from shards.shardset import open_shards
+from shards.images.channels import em_channels
+from shards.pack.import_webdataset import ForeignSpec, index_tars
+from shards.stream.shardset import open_shards
 from tests.trainer.conftest import write_shards
-from trainer.augment import augment_batch
+from trainer.augment.spatial import augment_batch
+from trainer.augment.stress import STRESSES, stressed
 from trainer.config import SECTIONS, Augment
 from trainer.recipes import RECIPES
-from trainer.stress import STRESSES, stressed
 
 GRAY = [item.name for item in fields(Augment) if item.name != "misalign_vx"]
 GEOMETRY = ("flip", "turn", "shift_vx", "rotate", "scale", "elastic_vx")

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shards.files import atomic_write
-from shards.schema import ImageSpec
-from trainer import state as checkpoints
-from trainer.memory_format import to_memory_format
-from trainer.models import Inputs
-from trainer.optim import build_optimizer
+from shards.contract.schema import ImageSpec
+from shards.storage.atomic import atomic_write
+from trainer.checkpoint import checkpoint as checkpoints
+from trainer.checkpoint.checkpoint import State
+from trainer.models.classifier import Inputs
+from trainer.models.memory_format import to_memory_format
 from trainer.recipes import get_recipe
-from trainer.session import Progress
-from trainer.state import State
+from trainer.train.optim import build_optimizer
+from trainer.train.run_state import Progress
 
 IMAGE = ImageSpec(shape=(1, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40.0, 8.0, 8.0))
 STATE = State(
@@ -153,8 +153,8 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
         with atomic_write(path) as file:
             yield _FullDisk(file, left)
 
-    monkeypatch.setattr("trainer.state.atomic_write", full)
-    monkeypatch.setattr("shards.documents.atomic_write", full)
+    monkeypatch.setattr("trainer.checkpoint.checkpoint.atomic_write", full)
+    monkeypatch.setattr("shards.contract.documents.atomic_write", full)
     with pytest.raises(ValueError, match="checkpoint of step 2 cannot be written") as error:
         save(tmp_path, 2, ["last", "best"])
     assert str(error.value) == (

@@ -12,12 +12,12 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from eval.predictions import read_predictions
+from eval.inputs.predictions import read_predictions
 from tests.trainer.conftest import main
-from trainer.models import Classifier
-from trainer.models3d import UNetEncoder3D
-from trainer.norms import set_norm
-from trainer.trained import load_trained
+from trainer.checkpoint.load import load_trained
+from trainer.models.classifier import Classifier
+from trainer.models.nets3d import UNetEncoder3D
+from trainer.models.norms import set_norm
 
 TINY = (
     "unet3d_small", "--crop", "4", "16", "16", "--width", "2", "--epochs", "3",
@@ -51,7 +51,7 @@ def collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
         found = {f"recall_{name}": value for name, value in zip("ab", recalls, strict=True)}
         return {"loss": 1.0, "balanced_accuracy": sum(recalls) / 2, **found}
 
-    monkeypatch.setattr("trainer.validation.scores", scores)
+    monkeypatch.setattr("trainer.train.validation.scores", scores)
 
 
 @pytest.mark.usefixtures("collapsed")

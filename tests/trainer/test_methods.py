@@ -7,15 +7,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
-from shards.documents import parse_plain
-from trainer.augment import augment_batch
+from shards.contract.documents import parse_plain
+from trainer.augment.mixing import cut_and_paste, mix
+from trainer.augment.spatial import augment_batch
 from trainer.config import Augment, Config, config_to_json
-from trainer.ema import MovingAverage
-from trainer.losses import build_loss, class_weights, one_hot_targets
-from trainer.memory_format import checkpoint_activations
-from trainer.mixing import cut_and_paste, mix
-from trainer.preflight import is_native, warnings_for
+from trainer.models.memory_format import checkpoint_activations
 from trainer.recipes import get_recipe
+from trainer.setup.preflight import is_native, warnings_for
+from trainer.train.ema import MovingAverage
+from trainer.train.losses import build_loss, class_weights, one_hot_targets
 
 ROWS = np.arange(6, dtype=np.int64)
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])

@@ -12,21 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from shards.documents import parse_plain
-from shards.schema import ImageSpec
-from trainer.augment import augment_batch
+from shards.contract.documents import parse_plain
+from shards.contract.schema import ImageSpec
+from trainer.augment.keyed_random import seed_for, uniforms
+from trainer.augment.spatial import augment_batch
+from trainer.checkpoint.load import check_fit
+from trainer.checkpoint.pretrained import adapt_input
 from trainer.config import Augment, Config, config_to_json, differences
-from trainer.losses import cross_entropy, one_hot_targets
-from trainer.memory_format import to_memory_format
-from trainer.models import MODELS, center_crop
-from trainer.norms import to_group_norm
-from trainer.optim import build_optimizer, learning_rate
-from trainer.randomness import seed_for, uniforms
+from trainer.models.classifier import MODELS, center_crop
+from trainer.models.memory_format import to_memory_format
+from trainer.models.norms import to_group_norm
+from trainer.predict.tta import averaged, symmetries
 from trainer.recipes import RECIPES, get_recipe
-from trainer.trained import check_fit
-from trainer.trial import choose_memory_format
-from trainer.tta import averaged, symmetries
-from trainer.weights import adapt_input
+from trainer.setup.trial import choose_memory_format
+from trainer.train.losses import cross_entropy, one_hot_targets
+from trainer.train.optim import build_optimizer, learning_rate
 
 ROWS = np.arange(6, dtype=np.int64)
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from eval.evaluate import Options, evaluate
-from eval.metrics import balanced_accuracy
-from eval.predictions import probability_matrix, read_predictions
-from eval.subject import open_subject
-from shards.documents import dump_json
-from shards.shardset import open_shards
-from shards.stream import Batch
+from eval.inputs.predictions import probability_matrix, read_predictions
+from eval.inputs.subject import open_subject
+from eval.metrics.metrics import balanced_accuracy
+from shards.contract.documents import dump_json
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Batch
 from tests.trainer.conftest import main
-from trainer.session import Session
-from trainer.step import train_step
-from trainer.trained import load_trained
+from trainer.checkpoint.load import load_trained
+from trainer.train.run_state import Session
+from trainer.train.step import train_step
 
 TINY = (
     "unet3d_small", "--crop", "8", "24", "24", "--width", "4", "--epochs", "7",
@@ -198,7 +198,7 @@ def test_a_rolled_back_run_goes_on_at_half_the_rate(
         steps.append((batch.epoch, batch.step))
         return loss * float("nan") if len(steps) == 5 else loss
 
-    monkeypatch.setattr("trainer.loop.train_step", step)
+    monkeypatch.setattr("trainer.train.loop.train_step", step)
     out = tmp_path / "run"
     some = ["--epochs", "1", "--on-nan", "rollback", "--checkpoint-steps", "3", "--log-steps", "1"]
     main(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.predictions import read_predictions
-from shards.stream import Batch
+from eval.inputs.predictions import read_predictions
+from shards.stream.stream import Batch
 from trainer.__main__ import main
+from trainer.checkpoint.load import load_trained
 from trainer.recipes import RECIPES, get_recipe
-from trainer.session import Session
-from trainer.step import train_step
-from trainer.stopping import REQUEUE
-from trainer.trained import load_trained
+from trainer.train.run_state import Session
+from trainer.train.signals import REQUEUE
+from trainer.train.step import train_step
 
 SMALL = (
     "--epochs", "1", "--batch-size", "2", "--width", "2", "--weights", "none", "--threads", "1",
@@ -47,8 +47,9 @@ def test_a_recipe_trains_goes_on_and_predicts(
             signal.raise_signal(signal.SIGTERM)
         return train_step(session, batch)
 
-    monkeypatch.setattr("trainer.loop.train_step", step)
-    monkeypatch.setattr("trainer.state.fsync", lambda path: None)  # of some GB over all recipes
+    monkeypatch.setattr("trainer.train.loop.train_step", step)
+    # Checkpoints of all recipes are some GB.
+    monkeypatch.setattr("trainer.checkpoint.checkpoint.fsync", lambda path: None)
     crop = ("16", "16") if recipe.view == "patch" else (str(min([8, *recipe.crop])), "16", "16")
     out = tmp_path / "run"
     command = [name, *SMALL, "--crop", *crop, "--data", few[recipe.view], "--out", str(out)]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from eval.predictions import read_predictions
-from shards.documents import write_document
+from eval.inputs.predictions import read_predictions
+from shards.contract.documents import write_document
 from tests.trainer.conftest import main
-from trainer.saving import read_run
-from trainer.stopping import REQUEUE
+from trainer.checkpoint.run_folder import read_run
+from trainer.train.signals import REQUEUE
 
 TINY = (
     "unet3d_small", "--crop", "8", "16", "16", "--width", "4", "--epochs", "2", "--batch-size", "8",

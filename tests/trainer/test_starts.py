@@ -14,22 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval.predictions import read_predictions
-from shards.locks import sole_writer, sole_writer_of_file
-from shards.shardset import open_shards
-from shards.stream import Batch
+from eval.inputs.predictions import read_predictions
+from shards.storage.locks import sole_writer, sole_writer_of_file
+from shards.stream.shardset import open_shards
+from shards.stream.stream import Batch
 from tests.trainer.conftest import main
-from trainer import faults
-from trainer.classes import check_classes
+from trainer.checkpoint.load import load_trained, model_folder
+from trainer.checkpoint.run_folder import read_run
 from trainer.config import System
-from trainer.distributed import make_accelerator
-from trainer.faults import with_cures
-from trainer.launcher import check_launcher
 from trainer.recipes import get_recipe
-from trainer.saving import read_run
-from trainer.session import Session
-from trainer.trained import load_trained, model_folder
-from trainer.trial import recommended, time_batches
+from trainer.setup.classes import check_classes
+from trainer.setup.distributed import make_accelerator
+from trainer.setup.launcher import check_launcher
+from trainer.setup.trial import recommended, time_batches
+from trainer.train import faults
+from trainer.train.faults import with_cures
+from trainer.train.run_state import Session
 
 TINY = (
     "unet3d_small", "--crop", "4", "16", "16", "--width", "2", "--epochs", "3",
@@ -332,7 +332,7 @@ def test_a_training_without_memory_or_with_one_image_a_batch_norm_says_the_cure(
     def step(session: Session, batch: Batch) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
-    monkeypatch.setattr("trainer.loop.train_step", step)
+    monkeypatch.setattr("trainer.train.loop.train_step", step)
     with pytest.raises(RuntimeError, match=r"1\.00 GiB .* with 8 images at a time on each rank"):
         main([*TINY, "--accumulate", "2", "--data", cubes, "--out", str(tmp_path / "run")])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.models import center_crop
-from trainer.stress import STRESSES, mip1_jpeg, stressed
+from trainer.augment.stress import STRESSES, mip1_jpeg, stressed
+from trainer.models.classifier import center_crop
 
 ROWS = np.array([3, 14, 15], np.int64)
 SHAPES = {"cube": (3, 2, 9, 31, 30), "patch": (3, 2, 31, 30)}

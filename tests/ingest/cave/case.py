@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from ingest.cave import Library
-from ingest.cave_client import Patience
-from ingest.cave_config import CaveConfig
-from ingest.config import SynapseConfig
+from ingest.job.cave_config import CaveConfig
+from ingest.job.job_config import SynapseConfig
+from ingest.tables.cave import Library
+from ingest.tables.cave_client import Patience
 
 TOKEN = "5ecc37" * 6
 ROOT = 864691135000000000

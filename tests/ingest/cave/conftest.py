@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ingest.cave_config import CaveConfig
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
+from ingest.job.cave_config import CaveConfig
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from tests.ingest.cave.case import ROOT, SYNAPSES, TOKEN, TYPES, cell_types
 from tests.servers.cave import CaveServer, Version
 from tests.servers.cave_tables import CaveTable, public_tables

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.__main__ import main
-from ingest.cave import Library, fetch, local_job
-from ingest.cave_client import Answer, Patience, Question
-from ingest.cave_config import CaveConfig
-from ingest.config import SynapseConfig, load_job
-from shards.command import run_command
+from ingest.job.cave_config import CaveConfig
+from ingest.job.job_config import SynapseConfig, load_job
+from ingest.tables.cave import Library, fetch, local_job
+from ingest.tables.cave_client import Answer, Patience, Question
+from shards.cli.command import run_command
 from tests.ingest.cave.case import (
     ALL_ROOTS,
     HASTE,

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from ingest.cave import Library
-from ingest.cave_config import CaveConfig
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
-from ingest.config import SynapseConfig
+from ingest.job.cave_config import CaveConfig
+from ingest.job.job_config import SynapseConfig
+from ingest.tables.cave import Library
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 from tests.ingest.cave.case import HASTE, assert_exact
 from tests.servers.cave import CaveServer, Faults
 from tests.servers.cave_tables import neuron_types, public_tables
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.real_data
 SCRIPT = """
 import sys
 from pathlib import Path
-from ingest.cave import local_job
-from ingest.config import load_job
+from ingest.tables.cave import local_job
+from ingest.job.job_config import load_job
 local_job(load_job(Path(sys.argv[1])))
 """
 COLUMNS = SynapseConfig(source="cave", path="synapses_pni_2")

@@ -17,12 +17,12 @@ import pytest
 import requests
 
 from ingest.__main__ import main
-from ingest.cave import Library
-from ingest.cave_client import END_OF_STREAM, Patience
-from ingest.cave_config import CaveConfig
-from ingest.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE, check_server, find_token
-from ingest.config import SynapseConfig, load_job
-from shards.command import run_command
+from ingest.job.cave_config import CaveConfig
+from ingest.job.job_config import SynapseConfig, load_job
+from ingest.tables.cave import Library
+from ingest.tables.cave_client import END_OF_STREAM, Patience
+from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE, check_server, find_token
+from shards.cli.command import run_command
 from tests.ingest.cave.case import ALL_ROOTS, HASTE, SYNAPSES, TOKEN, TYPES, ask_for
 from tests.servers.cave import CaveServer, Faults, _Handler
 
@@ -280,7 +280,7 @@ def test_a_server_that_does_not_exist_is_said_at_once(
 def test_a_server_that_is_down_is_said(
     config: CaveConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ingest.cave_client.TOLD_WAIT_S", 0.05)
+    monkeypatch.setattr("ingest.tables.cave_client.TOLD_WAIT_S", 0.05)
     monkeypatch.setenv(SERVER_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="no answer on the version after 4 attempts"):
         Library(

@@ -1,0 +1,1 @@
+"""What is evaluated: predictions of any tool, their columns and rows, and the run behind them."""

@@ -1,0 +1,1 @@
+"""Scores of predictions: metrics, bootstrap intervals, thresholds, calibration, strata."""

@@ -1,0 +1,1 @@
+"""Neurons from their synapses: consensus, and neurons that look wrongly labeled or merged."""

@@ -1,0 +1,123 @@
+"""The parts of a job that say what its images are: where from, which channels, how large, how good.
+
+Triples are in the order that their field says: sizes of images z, y, x as the arrays have them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shards.contract.documents import document
+
+VIEW_NAME = "(patch|cube)(_[a-z0-9]+)?"
+Center = Literal["pre", "ctr", "post"]
+Channel = Literal["em", "pre", "post"]
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeConfig:
+    """Where the images are.
+
+    `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
+    `tiff`: one file of sections, or a folder of section files in the order of their numbers.
+    `images`: no volume, but a folder of images that exist already, a TIFF or PNG file a sample.
+    """
+
+    path: str
+    format: Literal["precomputed", "tiff", "images"] = "precomputed"
+    voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; not of precomputed
+    missing: Literal["error", "blank"] = "error"  # sections of a folder that are not there
+    info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
+    reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
+    segmentation: str | None = None  # precomputed, of the tables' version; for links to places
+
+    def __post_init__(self) -> None:
+        if self.missing != "error" and self.format != "tiff":
+            raise ValueError("missing is for folders of TIFF sections; remove it")
+        if self.format == "precomputed":
+            if self.voxel_size_nm is not None:
+                raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
+            return
+        if self.voxel_size_nm is None:
+            raise ValueError("image files have no voxel size; add `voxel_size_nm: [z, y, x]`")
+        if self.reader != "ranged" or self.info is not None or self.segmentation is not None:
+            raise ValueError(
+                "reader, info and segmentation are for precomputed volumes; remove them"
+            )
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewConfig:
+    """One image of a sample: voxels (y, x) for a patch, (z, y, x) for a cube, of one scale.
+
+    `voxel_size_nm` (z, y, x), where stated, must be what the volume's info says of `mip`.
+    """
+
+    size: tuple[int, ...]
+    mip: int = 0
+    voxel_size_nm: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.size or min(self.size) < 1 or self.mip < 0:
+            raise ValueError(f"size must be positive and mip 0 or more, got {self}")
+
+    @property
+    def size_zyx(self) -> tuple[int, int, int]:
+        """Voxels read: a patch is one section."""
+        z, y, x = self.size if len(self.size) == 3 else (1, *self.size)
+        return z, y, x
+
+
+def _default_views() -> dict[str, ViewConfig]:
+    return {"patch": ViewConfig(size=(256, 256)), "cube": ViewConfig(size=(32, 128, 128))}
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleConfig:
+    """What is cut out around each synapse: any number of views, each of its scale and size.
+
+    `channels`: `pre` and `post` are masks of the two partners, 255 inside, out of
+    `volume.segmentation` by the table's root ids.
+    """
+
+    center: Center = "pre"
+    views: dict[str, ViewConfig] = field(default_factory=_default_views)
+    channels: tuple[Channel, ...] = ("em",)
+
+    def __post_init__(self) -> None:
+        if self.channels[:1] != ("em",) or len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"channels must be em, then pre, post or both, got {self.channels}")
+        if not self.views or not all(re.fullmatch(VIEW_NAME, name) for name in self.views):
+            raise ValueError(
+                "views must be patch, cube, or either with a word behind, as cube_16nm; got "
+                + ", ".join(self.views)
+            )
+        for name, view in self.views.items():
+            axes = "y, x" if name.startswith("patch") else "z, y, x"
+            if len(view.size) != len(axes.split(", ")):
+                raise ValueError(f"size of {name} must be [{axes}], got {list(view.size)}")
+
+    def image_shape(self, view: str) -> tuple[int, ...]:
+        """Return the shape of a view's images, channel first."""
+        return (len(self.channels), *self.views[view].size)
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QcConfig:
+    """When a sample is left out, and when too many are."""
+
+    max_zero_fraction: float = 0.5  # more voxels of value 0 than this: rejected
+    max_reject_fraction: float = 0.2  # more samples rejected than this: the job fails
+    # Flagged only, never left out. Aligned MICrONS sections measure 1 to 4 px and 0.8 to 0.9; one
+    # section blurred by 2 px measures below 0.5.
+    min_contrast: float = 8.0  # standard deviation of grey values
+    max_shift_px: float = 5.0  # between neighbouring sections
+    min_focus: float = 0.55  # of the dullest section against the median one
+
+    def __post_init__(self) -> None:
+        if self.max_shift_px <= 0:
+            raise ValueError(f"max_shift_px must be above 0, got {self.max_shift_px}")

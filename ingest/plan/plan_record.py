@@ -1,0 +1,141 @@
+"""plan.json as a record: what was decided, and what tells the data that it was decided on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from ingest.job.image_config import Center
+from ingest.job.job_config import JobConfig
+from shards.contract.documents import document, parse_plain
+from shards.contract.schema import SPLITS, check_schema_version
+
+
+@with_config(extra="allow", strict=True)
+class Source(TypedDict):
+    """What tells a table or a volume from another; a kind of source may have further keys."""
+
+    kind: Literal["table", "volume"]
+    path: str
+    bytes: NotRequired[int]
+    rows: NotRequired[int | None]
+    sha256: NotRequired[str]
+    materialization_version: NotRequired[int]
+    materialization_time: NotRequired[str]
+    neurons_asked_for: NotRequired[int | None]
+    neurons_not_asked_for: NotRequired[dict[str, int]]
+
+
+def source_of(value: Mapping[str, object]) -> Source:
+    """Return what tells a table or a volume from another as a `Source`."""
+    return parse_plain(Source, dict(value), where=f"{value['path']}: its identity", cure="")
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FunnelStep:
+    """One step of the labelling: how many rows it dropped, and how many were left."""
+
+    step: str
+    dropped: int
+    kept: int
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What one scale costs. `touches` counts each pair of an image and a chunk under it."""
+
+    touches: int
+    distinct_chunks: int
+    chunk_reads: int  # each chunk once a block
+    minishards: int
+    shards: int
+    gap: int  # chunks that ranges are joined over
+    ranges: int
+    carried_chunks: int  # in the ranges, those that nobody asked for included
+    requests: int  # one a range, and each index once
+    bytes: int
+    raw_bytes: int  # of what is decoded
+    measured: bool  # sizes of stored chunks: looked up in the volume, or by rule of thumb
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What a job reads and stores: of each mip, of the segmentation under each mip, in total."""
+
+    by_mip: dict[str, Reading] = field(default_factory=dict)
+    masks: dict[str, Reading] = field(default_factory=dict)
+    requests: int
+    bytes: int
+    seconds: float
+    store_bytes: int
+
+
+def _check_splits(**by_split: Mapping[str, object]) -> None:
+    for name, value in by_split.items():
+        if set(value) != set(SPLITS):
+            raise ValueError(f"{name} is of {', '.join(value)}, expected {', '.join(SPLITS)}")
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """`plan.json`.
+
+    `files` has the SHA-256 of each file that `plan` wrote, by its path in the data set, but of
+    plan.parquet that of each of its parts (see ingest.layout).
+    """
+
+    schema_version: int
+    config: JobConfig
+    sources: tuple[Source, ...]
+    num_samples: int
+    num_blocks: int
+    num_rejects: int
+    counts: dict[str, dict[str, int]]  # split -> class name -> samples
+    neurons: dict[str, int]  # split -> known neurons
+    funnel: tuple[FunnelStep, ...]
+    notes: dict[str, int]
+    tiers: dict[str, int]
+    voxel_size_nm: dict[str, tuple[float, float, float]]  # of each view, z, y, x
+    prediction: Prediction
+    files: dict[str, str] = field(default_factory=dict)
+    table_parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_schema_version(self.schema_version, where="the plan")
+        _check_splits(counts=self.counts, neurons=self.neurons)
+        views = self.config.samples.views
+        if self.voxel_size_nm.keys() != views.keys():
+            raise ValueError(f"voxel_size_nm is of {', '.join(self.voxel_size_nm)}")
+        mips = {str(view.mip) for view in views.values()}
+        if not self.config.has_images and self.prediction.by_mip.keys() != mips:
+            raise ValueError(f"prediction.by_mip is of {', '.join(self.prediction.by_mip)}")
+        if self.num_blocks != -(-self.num_samples // self.config.samples_per_block):
+            raise ValueError(f"{self.num_blocks} blocks do not hold {self.num_samples} samples")
+
+    @property
+    def job(self) -> JobConfig:
+        """The job as it was planned."""
+        return self.config
+
+
+@document
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """`rules` of dataset.json: how labels and splits were made, in numbers."""
+
+    funnel: tuple[FunnelStep, ...]
+    notes: dict[str, int]
+    tiers: dict[str, int]
+    neurons: dict[str, int]  # split -> known neurons
+    qc_flags: dict[str, int]
+    center: Center
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        _check_splits(neurons=self.neurons)

@@ -1,0 +1,141 @@
+"""Who is trained on and who is tested: pure functions of ids, labels and a seed.
+
+Samples come as parallel arrays of length n; a split is the position of its name in SPLITS.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ingest.volume.geometry import Floats, Ints
+from shards.contract.schema import SPLIT_NAMES, SPLITS
+from shards.pack.assign import class_counts
+
+Splits = npt.NDArray[np.int8]
+Mask = npt.NDArray[np.bool_]
+
+
+def split_by_group(
+    group_ids: Ints, labels: npt.NDArray[np.int16], fractions: Mapping[str, float], seed: int
+) -> Splits:
+    """Give whole groups (neurons, blocks of space) to splits, so that none is in two.
+
+    Each split gets its fraction of the groups of each class, and groups of like numbers of
+    samples: a class's groups are ordered by that number, and some neighbours in this order change
+    places at random. A group of several classes counts for its commonest.
+    """
+    shares = np.array([fractions[name] for name in SPLITS])
+    neighbours = max(1, round(1 / shares.min()))
+    ids, group = np.unique(group_ids, return_inverse=True)
+    stratum, size = _strata(group, labels, len(ids))
+    split = np.empty(len(ids), dtype=np.int8)
+    rng = np.random.default_rng(seed)
+    dealt = np.zeros(len(SPLITS))
+    for label in np.unique(stratum):
+        members = np.flatnonzero(stratum == label)
+        members = members[np.lexsort((rng.random(len(members)), -size[members]))]
+        blocks = np.arange(len(members)) // neighbours
+        members = members[np.lexsort((rng.random(len(members)), blocks))]
+        split[members] = _in_proportion(len(members), shares, dealt)
+    return split[group]
+
+
+def split_by_position(
+    positions: Floats, low: float, high: float, cuts: tuple[float, float]
+) -> Splits:
+    """Split by where a sample lies between `low` and `high`: cuts are fractions of that way."""
+    place = (positions - low) / (high - low)
+    return np.searchsorted(np.asarray(cuts), place, side="right").astype(np.int8)
+
+
+def split_by_name(names: "pd.Series[str]", *, where: str) -> Splits:
+    """Return the splits that a table names."""
+    codes = {name: SPLITS.index(split) for name, split in SPLIT_NAMES.items()}
+    found = names.astype(str).str.lower().map(codes)
+    if found.isna().any():
+        raise ValueError(
+            f"{where}: {int(found.isna().sum())} samples are in no known split, first "
+            f"{names[found.isna()].iloc[0]!r}; expected one of {', '.join(SPLIT_NAMES)}"
+        )
+    return np.asarray(found, dtype=np.int8)
+
+
+def keep_per_group(groups: Ints, most: int, seed: int) -> Mask:
+    """Return which samples stay when a group keeps at most `most`, chosen at random."""
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((rng.random(len(groups)), groups))
+    sorted_groups = groups[order]
+    first = np.flatnonzero(np.diff(sorted_groups, prepend=sorted_groups[:1] - 1))
+    counts = np.diff(np.append(first, len(groups)))
+    rank = np.arange(len(groups)) - np.repeat(first, counts)
+    keep = np.empty(len(groups), dtype=bool)
+    keep[order] = rank < most
+    return keep
+
+
+def keep_quota(
+    splits: Splits, labels: npt.NDArray[np.int16], most: Mapping[str, int], seed: int
+) -> Mask:
+    """Return which samples stay when each class of a split keeps at most `most[split]`."""
+    keep = np.ones(len(splits), dtype=bool)
+    for index, name in enumerate(SPLITS):
+        if name in most:
+            members = np.flatnonzero(splits == index)
+            classes = labels[members].astype(np.int64)
+            keep[members] = keep_per_group(classes, most[name], seed + index)
+    return keep
+
+
+def counts_by_split(
+    splits: Splits, labels: npt.NDArray[np.int16], class_names: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
+    """Return the number of samples of each class in each split."""
+    return {split: class_counts(labels[splits == i], class_names) for i, split in enumerate(SPLITS)}
+
+
+def neurons_by_split(samples: pd.DataFrame) -> dict[str, int]:
+    """Return the number of known neurons in each split."""
+    known = samples[samples.neuron_id != 0]
+    found = known.groupby("split", observed=True).neuron_id.nunique()
+    return {split: int(found.get(split, 0)) for split in SPLITS}
+
+
+def check_no_class_empty(counts: Mapping[str, Mapping[str, int]], *, where: str) -> None:
+    """Refuse splits of which one lacks a class: nothing could be learned or measured there."""
+    for split, classes in counts.items():
+        for name, count in classes.items():
+            if count == 0:
+                raise ValueError(
+                    f"{where}: split {split} has no sample of class {name} "
+                    f"(found {dict(classes)}); give more data, other splits.fractions or cuts, "
+                    "or check `classes` of the labels"
+                )
+
+
+def _strata(
+    group: npt.NDArray[np.intp], labels: npt.NDArray[np.int16], num_groups: int
+) -> tuple[Ints, Ints]:
+    """Return each group's commonest label, and its number of samples."""
+    counts = pd.crosstab(group, labels).reindex(range(num_groups)).to_numpy(np.int64)
+    return np.unique(labels)[counts.argmax(axis=1)].astype(np.int64), counts.sum(axis=1)
+
+
+def _in_proportion(count: int, shares: Floats, dealt: Floats) -> Splits:
+    """Deal `count` places out so that every stretch of them keeps to the shares.
+
+    Each place goes to the split that lags its share most; `dealt` counts on from class to class,
+    so that what is left over evens out. Where there are places enough, each split gets one.
+    """
+    places = np.empty(count, dtype=np.int8)
+    for place in range(count):
+        winner = int(np.argmax(shares * (dealt.sum() + 1) - dealt))
+        places[place] = winner
+        dealt[winner] += 1
+    for split in range(len(shares)):
+        if count >= len(shares) and not (places == split).any():
+            most = int(np.argmax(np.bincount(places, minlength=len(shares))))
+            places[np.flatnonzero(places == most)[-1]] = split
+            dealt[[split, most]] += (1, -1)
+    return places

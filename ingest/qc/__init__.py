@@ -1,0 +1,1 @@
+"""Image quality: what is measured of each sample, and the pictures that show it."""

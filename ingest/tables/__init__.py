@@ -1,0 +1,1 @@
+"""Synapse, label and proofreading tables from files, web servers and CAVE, in our columns."""

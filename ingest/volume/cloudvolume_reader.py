@@ -1,0 +1,106 @@
+"""A precomputed volume's `info`, and CloudVolume's way to read it: by choice, or as a check."""
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingest.volume.geometry import Box
+from ingest.volume.ranges.byte_ranges import Fetcher
+from ingest.volume.ranges.chunk_codec import ATTEMPTS, READABLE, Image
+from ingest.volume.sample_boxes import read_each
+from ingest.volume.scale import Layer, MissingDataError, scale_from_info
+from ingest.volume.volume_info import parse_info
+
+
+def fetch_info(path: str) -> dict[str, Any]:
+    """Return the `info` of the volume at `path`."""
+    if "://" not in path and not Path(path).is_dir():
+        raise ValueError(f"{path}: no volume there, no such folder; correct volume.path")
+    found = Fetcher(path).file("info")
+    if found is None:
+        raise ValueError(f"{path}: no volume there (no `info`); correct volume.path in the config")
+    return parse_info(bytes(found[0]), where=f"{path}/info")
+
+
+class UnreadableError(ValueError):
+    """CloudVolume cannot read this volume at all, as it is installed here."""
+
+
+class CloudVolumeReader:
+    """One scale, read box by box by CloudVolume's own way of finding voxels; a `Volume`."""
+
+    def __init__(
+        self, path: str, info: dict[str, Any], mip: int, *, layer: Layer = "image"
+    ) -> None:
+        from cloudvolume import CloudVolume  # takes seconds, and most workers never need it
+        from cloudvolume.datasource.precomputed.image import rx
+
+        rx.print = lambda *_: None  # it prints what it also raises
+        self.scale = scale_from_info(info, mip, where=path, layer=layer)
+        self._path = path
+        self._volume = CloudVolume(
+            cloud_path(path),
+            mip=mip,
+            info=info,
+            bounded=True,
+            fill_missing=layer == "segmentation",
+            progress=False,
+            parallel=1,
+            cache=False,
+            provenance={},
+        )
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Nothing: CloudVolume does not say."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def read(self, box: Box) -> Image:
+        """Return the voxels of `box` as (c, z, y, x); what came damaged is read again."""
+        from cloudvolume.exceptions import EmptyVolumeException
+
+        (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
+        for attempt in range(ATTEMPTS):
+            try:
+                cutout_xyzc = self._volume[x0:x1, y0:y1, z0:z1]
+            except EmptyVolumeException:
+                raise MissingDataError(
+                    f"{self._path}: no data in {box}: a chunk is not stored"
+                ) from None
+            except (ImportError, NameError, NotImplementedError) as error:
+                raise UnreadableError(
+                    f"{self._path}: CloudVolume cannot read encoding {self.scale.encoding} here "
+                    f"({error}); install what it names"
+                    + (", or set volume.reader to ranged" if self._is_readable else "")
+                ) from None
+            except Exception as error:  # noqa: BLE001 (a dozen decoders, each with its own)
+                failure = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+            else:
+                return np.ascontiguousarray(np.asarray(cutout_xyzc).transpose(3, 2, 1, 0))
+        raise ValueError(
+            f"{self._path}: {box} failed {ATTEMPTS} times, last with {failure}: a chunk there is "
+            "damaged or cannot be reached; leave its samples out or read another mirror"
+        )
+
+    @property
+    def _is_readable(self) -> bool:
+        return self.scale.encoding in READABLE
+
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
+        """Yield the voxels of each box, in order; None where the volume holds none."""
+        return read_each(self.read, boxes, images)
+
+
+def cloud_path(path: str) -> str:
+    """Return a path as CloudVolume wants it; a bare one is a folder here."""
+    return path if "://" in path else f"file://{path}"

@@ -1,0 +1,1 @@
+"""Images from files: TIFF stacks, folders of sections, folders of one image per sample."""

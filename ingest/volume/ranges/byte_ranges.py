@@ -1,0 +1,126 @@
+"""Byte ranges of a volume's files, from a disk, a web server or an object store, with retries."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import GCSStore, HTTPStore, LocalStore, S3Store
+
+from shards.storage.patience import Link, Patience, TruncatedError
+from shards.storage.urls import WEB_SCHEMES, public_url
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+Answer = TypeVar("Answer")
+
+AWS_CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"}
+GOOGLE_CREDENTIALS = {"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"}
+BUCKETS: dict[str, tuple[type[S3Store | GCSStore], set[str]]] = {
+    "s3": (S3Store, AWS_CREDENTIALS),
+    "gs": (GCSStore, GOOGLE_CREDENTIALS),
+}
+LOCAL_PATIENCE = Patience(total_s=2.0)
+
+
+class Fetcher:
+    """Reads below one URL, from many threads at once, with up to `concurrency` requests under way.
+
+    Counts in `counts`: `requests` and `bytes` are answered requests and what they carried;
+    `retries` is how many failed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        concurrency: int = 32,
+        patience: Patience | None = None,
+    ) -> None:
+        self.url = public_url(url)
+        self.counts: Counter[str] = Counter()
+        self._store = open_store(self.url, patience)
+        self.is_local = isinstance(self._store, LocalStore)
+        self._link = Link(self.url, patience or (LOCAL_PATIENCE if self.is_local else None))
+        self._lock = Lock()
+        self._under_way = BoundedSemaphore(concurrency)
+
+    def range(self, name: str, start: int, stop: int) -> memoryview | None:
+        """Return bytes `start` to `stop` of a file, None where there is no such file."""
+
+        def get() -> memoryview:
+            data = memoryview(obstore.get_range(self._store, name, start=start, end=stop))
+            if len(data) != stop - start:
+                raise TruncatedError(f"{len(data)} bytes came, expected {stop - start}")
+            return data
+
+        return self._persist(get, f"{name}, bytes {start} to {stop}")
+
+    def file(self, name: str) -> tuple[memoryview, str] | None:
+        """Return a whole file and its content encoding ("" for none); None where it is missing."""
+
+        def get() -> tuple[memoryview, str]:
+            answer = obstore.get(self._store, name)
+            data = memoryview(answer.bytes())
+            if len(data) != answer.meta["size"]:
+                raise TruncatedError(f"{len(data)} bytes came, expected {answer.meta['size']}")
+            return data, str(answer.attributes.get("Content-Encoding", ""))
+
+        return self._persist(get, name)
+
+    def close(self) -> None:
+        """Give up requests that would be tried again."""
+        self._link.close()
+
+    def _persist(self, get: Callable[[], Answer], what: str) -> Answer | None:
+        """Call `get` until it answers; None where the store says that nothing is there."""
+
+        def one_of_few() -> Answer:
+            with self._under_way:
+                return get()
+
+        try:
+            answer = self._link.ask(what, one_of_few, self._count_failure)
+        except FileNotFoundError:
+            self._count(0)
+            return None
+        data = answer[0] if isinstance(answer, tuple) else answer
+        assert isinstance(data, memoryview)
+        self._count(len(data))
+        return answer
+
+    def _count_failure(self) -> None:
+        with self._lock:
+            self.counts["retries"] += 1
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.counts["requests"] += 1
+            self.counts["bytes"] += num_bytes
+
+
+def open_store(url: str, patience: Patience | None = None) -> "ObjectStore":
+    """Return the store of a folder: a path, `file://`, `http(s)://`, `s3://` or `gs://`.
+
+    S3 and GCS are read anonymously where no variable of the environment names credentials.
+    """
+    address = public_url(url).removeprefix("precomputed://")
+    scheme, host, path, *_ = urlsplit(address)
+    options: Any = {
+        "client_options": Link(address, patience).client_options(),
+        "retry_config": {"max_retries": 0},
+    }
+    if scheme in WEB_SCHEMES:
+        return HTTPStore(f"{scheme}://{host}{path}", **options)
+    if scheme in BUCKETS:
+        store, credentials = BUCKETS[scheme]
+        anonymous = credentials.isdisjoint(os.environ)
+        return store(host, prefix=path.strip("/"), skip_signature=anonymous, **options)
+    if scheme in ("", "file"):
+        return LocalStore(Path(unquote(path) if scheme else url).resolve())
+    raise ValueError(f"{address}: cannot read {scheme}://; use file, http, https, s3 or gs")

@@ -1,0 +1,49 @@
+"""From samples to boxes, and from what was read to images."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ingest.job.image_config import ViewConfig
+from ingest.volume.geometry import Box, Floats, Ints, TripleNm, box_at, box_starts
+from ingest.volume.scale import MissingDataError
+from shards.contract.overlap import voxels_of
+
+Image = npt.NDArray[np.uint8]
+
+
+def points_nm(samples: pd.DataFrame) -> Floats:
+    """Return the centres (n, 3) of samples, z, y, x in nm."""
+    columns = ["center_z_nm", "center_y_nm", "center_x_nm"]
+    return np.asarray(samples[columns].to_numpy(np.float64))
+
+
+def centers_vx(samples: pd.DataFrame, voxel_size_nm: TripleNm) -> Ints:
+    """Return the voxels (n, 3), z, y, x, that the samples' centres lie in."""
+    return voxels_of(points_nm(samples), voxel_size_nm)
+
+
+def boxes_of(samples: pd.DataFrame, view: ViewConfig, voxel_size_nm: TripleNm) -> list[Box]:
+    """Return the box that each sample's image of this view covers."""
+    starts = box_starts(centers_vx(samples, voxel_size_nm), view.size_zyx)
+    return [box_at(start, view.size_zyx) for start in starts]
+
+
+def read_each(
+    read: Callable[[Box], Image], boxes: Iterable[Box], images: Iterable[Image] | None
+) -> Iterator[Image | None]:
+    """Yield the voxels of box after box, None where there are none; written to `images` as well."""
+    targets: Iterable[Image | None] = repeat(None) if images is None else images
+    for box, image in zip(boxes, targets, strict=False):
+        try:
+            found = read(box)
+        except MissingDataError:
+            yield None
+            continue
+        if image is not None:
+            assert found.shape == image.shape, (found.shape, image.shape)
+            image[...] = found
+        yield found

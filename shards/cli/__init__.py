@@ -1,0 +1,1 @@
+"""What command lines share, and what the shards commands print and draw."""

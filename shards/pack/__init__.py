@@ -1,0 +1,1 @@
+"""From a sample store, or tars of others, to a shard set; its verification and copies."""

@@ -1,0 +1,1 @@
+"""Weights and states on disk: checkpoints, run folders, pretrained weights, exported models."""

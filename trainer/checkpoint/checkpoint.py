@@ -1,0 +1,188 @@
+"""Checkpoints: whole folders, reached through the names `last` and `best`.
+
+    checkpoints/000000420/   model.safetensors, optimizer.safetensors, state.json; named by step
+    checkpoints/last         symbolic link to the newest; `best` to the best validation's
+
+A folder is renamed into place when complete and a link is replaced in one step, so whatever moment
+a process dies at, `last` and `best` are whole. state.json is sealed and holds the SHA-256 of the
+files beside it, which is checked when they are read. Nothing is pickled.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, with_config
+from safetensors.torch import save
+from torch import Tensor
+
+from shards.contract.documents import read_document, write_document
+from shards.storage.atomic import atomic_write, fsync
+from trainer.checkpoint.tensor_files import parse_safetensors
+from trainer.checkpoint.writing import naming, whole_folder
+from trainer.config import Config, Layout
+from trainer.models.classifier import Inputs
+from trainer.train.run_state import Progress
+
+Tensors = dict[str, Tensor]
+SCHEMA_VERSION = 1
+STATE = "state.json"
+OTHER = "use another checkpoint, or train again"
+
+
+@with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """`state.json`: what a checkpoint, or a model that `export` wrote, is."""
+
+    schema_version: int
+    config: Config
+    manifest_sha256: str  # of the data that it was trained on
+    inputs: Inputs
+    progress: Progress
+    memory_format: Layout
+    world_size: int = 1
+    average_steps: int = 0
+    scaler: dict[str, int | float] | None = None  # of gradients in fp16
+    files: dict[str, str] = field(default_factory=dict)  # the others' names and SHA-256
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"schema version {self.schema_version}, this synshards reads {SCHEMA_VERSION}; use "
+                "the version that wrote it"
+            )
+
+
+def save_checkpoint(
+    folder: Path, step: int, groups: dict[str, Tensors], state: State, names: list[str]
+) -> None:
+    """Write checkpoint `step` and let `names` (of `last`, `best`) point to it.
+
+    `groups` maps a file's stem to its tensors; their hashes are added to `state`. `last` comes
+    first of `names`: where the process dies after it, `complete_checkpoint` does the rest.
+    Checkpoints that no name points to any more are deleted. Where it cannot be written, a
+    `ValueError`, and the checkpoints before it stay.
+    """
+    with naming(f"{folder}: the checkpoint of step {step}"), whole_folder(folder) as temporary:
+        write_model(temporary, groups, state)
+        target = _free_name(folder, f"{step:09d}")
+        temporary.rename(target)
+        try:
+            for name in names:
+                _point(folder / name, target.name)
+            fsync(folder)
+        finally:
+            _delete_unnamed(folder)
+
+
+def complete_checkpoint(folder: Path, state: State) -> None:
+    """Do what a process that was killed after it let `last` point to `state` had yet to do.
+
+    That is to let `best` point there, if it is the best, and to delete what no name points to.
+    """
+    last, best = folder / "last", folder / "best"
+    if not last.is_symlink():
+        return
+    ends_epoch = state.progress.step == 0 and state.progress.epoch > 0
+    if ends_epoch and state.progress.best_epoch == state.progress.epoch - 1:
+        target = last.readlink().name
+        if not best.is_symlink() or best.readlink().name != target:
+            _point(best, target)
+    _delete_unnamed(folder)
+
+
+def write_model(folder: Path, groups: dict[str, Tensors], state: State) -> None:
+    """Write tensors, and last the state with the hashes of all that `folder` then holds."""
+    hashes = dict(state.files)
+    for stem, tensors in groups.items():
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        path = folder / f"{stem}.safetensors"
+        hashes[path.name] = sha256(data).hexdigest()
+        with atomic_write(path) as file:
+            file.write(data)
+    write_document(folder / STATE, replace(state, files=hashes))
+
+
+def has_checkpoint(folder: Path, name: str) -> bool:
+    """Say whether a checkpoint of this name was written, whole or not."""
+    return (folder / name).is_symlink() or (folder / name).exists()
+
+
+def load_state(folder: Path) -> State:
+    """Return the state of a checkpoint folder; a wrong or altered one is a `ValueError`."""
+    return read_document(
+        State, folder / STATE, what="checkpoint", cure="train first, or name another checkpoint"
+    )
+
+
+def load_tensors(folder: Path, stem: str, state: State) -> Tensors:
+    """Return the tensors of one file of a checkpoint folder, whose hash its state must know."""
+    path = folder / f"{stem}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: the checkpoint lacks this file; {OTHER}")
+    data = path.read_bytes()
+    expected = state.files.get(path.name)
+    if expected is not None and sha256(data).hexdigest() != expected:
+        raise ValueError(f"{path}: damaged, its SHA-256 is not the one in {STATE}; {OTHER}")
+    return parse_safetensors(data, where=str(path), cure=OTHER)
+
+
+def flatten_optimizer(state_dict: dict[str, Any]) -> Tensors:
+    """Return an optimiser's state as named tensors; its groups follow from the config."""
+    return {
+        f"{index}.{name}": value
+        for index, values in state_dict["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `flatten_optimizer` took apart.
+
+    Each tensor gets its parameter's memory layout again: element-wise kernels take another path
+    for other strides, whose last bit may differ.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, Tensors] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        kept = value
+        if value.shape == parameter.shape:
+            kept = torch.empty_like(parameter).copy_(value)
+        state.setdefault(int(index), {})[key] = kept
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Return a path that nothing stands at: a run that was rolled back comes by a step again."""
+    number = 1
+    path = folder / name
+    while path.exists():
+        path, number = folder / f"{name}.{number}", number + 1
+    return path
+
+
+def _point(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _delete_unnamed(folder: Path) -> None:
+    """Delete what no name points to, and what killed processes left."""
+    links = [path for path in folder.iterdir() if path.is_symlink()]
+    for link in links:
+        if link.name.startswith("."):
+            link.unlink()
+    named = {link.readlink().name for link in links if not link.name.startswith(".")}
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and path.name not in named:
+            shutil.rmtree(path)

@@ -1,0 +1,119 @@
+"""A trained model, read from a run's checkpoint or a published folder, by path or URL."""
+
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from shards.contract.documents import parse_json
+from shards.stream.shardset import ShardSet
+from trainer.checkpoint import checkpoint as checkpoints
+from trainer.checkpoint.checkpoint import STATE, State
+from trainer.checkpoint.downloads import cache_folder, fetch_to
+from trainer.checkpoint.tensor_files import parse_safetensors
+from trainer.config import Config
+from trainer.models.classifier import Classifier, Inputs, build_classifier, without_weights
+from trainer.models.memory_format import to_memory_format
+from trainer.train.run_state import checkpoint_folder
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with what it was trained as and for."""
+
+    model: Classifier
+    state: State
+    folder: Path
+
+    @property
+    def config(self) -> Config:
+        """What it was trained as."""
+        return self.state.config
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it was trained for."""
+        return self.state.inputs
+
+
+def model_folder(source: str, checkpoint: str) -> Path:
+    """Return the folder with a model's weights: of a run, or one that `export` wrote.
+
+    A URL names such a published folder; its files are fetched once into torch's hub folder.
+    """
+    if "://" in source:
+        return _fetched(source.rstrip("/"))
+    published = Path(source)
+    is_model = (published / "state.json").is_file()
+    if is_model and checkpoint != "best":
+        raise ValueError(f"{source} is one model, without checkpoints; leave out --checkpoint")
+    return published if is_model else (checkpoint_folder(published) / checkpoint).resolve()
+
+
+def _fetched(url: str) -> Path:
+    folder = cache_folder(url)
+    where = f"{url}/{STATE}"
+    read_state = partial(parse_json, State, where=where, cure="check the URL")
+    fetch_to(folder / STATE, where, cure="check the URL", check=read_state)
+    known = checkpoints.load_state(folder).files.get(WEIGHTS)
+
+    def check(data: bytes) -> None:
+        if known is not None and sha256(data).hexdigest() != known:
+            raise ValueError(f"its SHA-256 is not the one in {STATE}; delete {folder}, try again")
+        parse_safetensors(data, where="what came", cure="check the URL")
+
+    fetch_to(folder / WEIGHTS, f"{url}/{WEIGHTS}", cure="check the URL", check=check)
+    return folder
+
+
+def load_trained(folder: Path, *, raw: bool = False) -> Trained:
+    """Return the model of a folder, by its averaged weights where there are any, or the raw."""
+    state = checkpoints.load_state(folder)
+    try:
+        model, _ = build_classifier(without_weights(state.config), state.inputs)
+    except ValueError as error:
+        raise ValueError(f"{folder / STATE}: {error}") from None
+    averaged = "average.safetensors" in state.files or (folder / "average.safetensors").is_file()
+    stem = "average" if averaged and not raw else "model"
+    try:
+        model.load_state_dict(checkpoints.load_tensors(folder, stem, state))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}/{stem}.safetensors: not the weights of the model in its state.json "
+            f"({' '.join(str(error).split())[:160]} …); use another checkpoint"
+        ) from None
+    to_memory_format(model, state.memory_format)
+    return Trained(model=model.eval(), state=state, folder=folder)
+
+
+def check_fit(trained: Trained, shards: ShardSet) -> None:
+    """Refuse data of other classes, another view, other channels or another resolution."""
+    own, image = trained.inputs, shards.manifest.image
+    names = shards.manifest.class_names
+    if own.class_names != names:
+        raise ValueError(
+            f"{trained.folder} tells {len(own.class_names)} classes apart "
+            f"({', '.join(own.class_names)}) but {shards.url} has {len(names)} "
+            f"({', '.join(names)}); predict on data of the same classes"
+        )
+    if own.image.voxel_size_nm is not None and image.voxel_size_nm is None:
+        raise ValueError(
+            f"{trained.folder} was trained on voxels {own.image.voxels}, but those of {shards.url} "
+            "are of unknown size; say it: `python -m shards index URL --voxel-size-nm Z Y X`"
+        )
+    for name in ("view", "dtype", "channels", "voxel_size_nm"):
+        if getattr(own.image, name) is None:
+            continue  # a voxel size that was unknown in training
+        if (expected := getattr(own.image, name)) != (found := getattr(image, name)):
+            raise ValueError(
+                f"{trained.folder} was trained on images of {name} {expected} but {shards.url} "
+                f"has {found}; pack the data as it was for training"
+            )
+    crop = trained.config.crop or own.image.shape[1:]
+    if any(size < part for size, part in zip(image.shape[1:], crop, strict=True)):
+        raise ValueError(
+            f"{trained.folder} needs images of {crop} or more, {shards.url} has {image.shape[1:]}; "
+            "cut larger ones"
+        )

@@ -1,0 +1,1 @@
+"""2D and 3D networks, their norms and memory formats, behind one classifier."""

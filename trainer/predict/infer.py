@@ -1,0 +1,76 @@
+"""Probabilities of a whole split, each sample exactly once whatever the number of ranks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from eval.metrics.metrics import balanced_accuracy, confusion, predict, recalls
+from shards.stream.shardset import ShardSet
+from shards.stream.stream import evaluation_batches
+from trainer.setup.distributed import sum_over_ranks
+
+Floats = npt.NDArray[np.float64]
+Predict = Callable[[Tensor], Tensor]  # images (b, c, [z], y, x) uint8 to probabilities (b, k)
+Alter = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]  # images and their rows to other images
+
+
+def split_probabilities(
+    accelerator: Accelerator,
+    predict_batch: Predict,
+    shards: ShardSet,
+    split: str,
+    *,
+    batch_size: int,
+    readers: int = 2,
+    alter: Alter | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Floats:
+    """Return (n, k) in the order of the split's index, the same on every rank.
+
+    batch_size is one rank's. Images go through `alter` first. `advance` is told how many of this
+    rank's samples are done.
+    """
+    count = len(shards.index(split))
+    if not count:
+        raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
+    classes = len(shards.manifest.class_names)
+    # One more column counts how often each sample was predicted; ranks fill disjoint rows.
+    found = torch.zeros(count, classes + 1, dtype=torch.float64)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    batches = evaluation_batches(shards, split, batch_size, rank, world_size, num_threads=readers)
+    with torch.inference_mode():
+        for batch in batches:
+            x = torch.from_numpy(batch.images).to(accelerator.device)
+            rows = torch.from_numpy(batch.rows)
+            x = alter(x, batch.rows) if alter else x
+            found[rows, :classes] = predict_batch(x).double().cpu()
+            found[rows, classes] += 1.0
+            advance(len(batch.rows))
+    found = sum_over_ranks(accelerator, found)
+    assert bool((found[:, classes] == 1).all()), "a sample was predicted twice or never"
+    return found[:, :classes].numpy()
+
+
+def softmax_of(model: torch.nn.Module) -> Predict:
+    """Return a function from images to probabilities (b, k) of a model that returns logits."""
+    return lambda x: model(x).float().softmax(dim=1)
+
+
+def scores(
+    labels: npt.NDArray[np.integer], probabilities: Floats, class_names: tuple[str, ...]
+) -> dict[str, float]:
+    """Return loss, accuracy, balanced accuracy and each class's recall at the argmax."""
+    labels = labels.astype(np.int64)
+    predicted = predict(probabilities, None)
+    own = probabilities[np.arange(len(labels)), labels]
+    by_class = recalls(confusion(labels, predicted, len(class_names)).astype(np.float64))
+    return {
+        "loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": balanced_accuracy(labels, predicted),
+        **{f"recall_{name}": float(by_class[k]) for k, name in enumerate(class_names)},
+    }

@@ -1,0 +1,107 @@
+"""How a run starts in an empty folder, or goes on in one that has a checkpoint."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from shards.stream.shardset import ShardSet
+from trainer.checkpoint import checkpoint as checkpoints
+from trainer.checkpoint.run_folder import restore, saved_state
+from trainer.config import Layout, config_to_json
+from trainer.models.classifier import Classifier, build_classifier, inputs_of, without_weights
+from trainer.models.memory_format import checkpoint_activations, to_memory_format
+from trainer.setup.classes import check_classes
+from trainer.setup.distributed import check_agreement
+from trainer.setup.preflight import cudnn_version, is_native, warnings_for
+from trainer.setup.trial import choose_memory_format, trial_step
+from trainer.train.ema import MovingAverage
+from trainer.train.losses import build_loss
+from trainer.train.optim import build_optimizer
+from trainer.train.run_state import Job, Progress, Session, open_stream
+
+TIMED_BATCH = 8  # images with which the memory format is chosen
+
+
+def start_session(
+    job: Job, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
+) -> Session:
+    """Start a run in `job.out`, or continue the one that is there.
+
+    A run on other data, or with another config, is not continued: that is an error, as are
+    unlabelled samples, training on one class, an unknown model, and images that do not fit it.
+    """
+    for line in check_classes(shards):
+        say(f"warning: {line}")
+    config = job.config
+    ranks = accelerator.num_processes
+    if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
+        raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
+    native = is_native(config.precision)
+    for line in warnings_for(config, torch.__version__, cudnn_version(), native=native):
+        say(f"warning: {line}")
+    counts = shards.manifest.splits["train"].class_counts
+    loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
+    saved = saved_state(job, shards)
+    torch.manual_seed(config.seed)
+    net, notes = build_classifier(
+        without_weights(config) if saved else config, inputs_of(shards.manifest)
+    )
+    for line in notes:
+        say(line)
+    progress = saved.progress if saved else Progress()
+    stream = open_stream(job, accelerator, shards, progress)
+    check_agreement(accelerator, {**stream.agreement(), "config": config_to_json(config)})
+    net.to(accelerator.device)
+    if saved and job.system.memory_format == "auto":
+        memory_format = saved.memory_format
+    else:
+        memory_format = _memory_format(job, net, accelerator, shards, say)
+    to_memory_format(net, memory_format)
+    if saved:
+        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model", saved))
+    if job.system.checkpoint_activations:
+        checkpoint_activations(net)
+    average = MovingAverage(net, config.ema) if config.ema else None
+    if job.system.compile:
+        net.compile()
+    session = Session(
+        job=job,
+        accelerator=accelerator,
+        shards=shards,
+        net=net,
+        model=accelerator.prepare(net),
+        optimizer=accelerator.prepare(build_optimizer(config, net, accelerator.device)),
+        stream=stream,
+        memory_format=memory_format,
+        loss=loss,
+        average=average,
+        progress=progress,
+        say=say,
+    )
+    if saved:
+        if accelerator.is_main_process:
+            checkpoints.complete_checkpoint(job.checkpoints, saved)
+        restore(session, saved)
+        say(f"continuing {job.out} at epoch {progress.epoch + 1}, step {progress.step}")
+    return session
+
+
+def _memory_format(
+    job: Job,
+    net: Classifier,
+    accelerator: Accelerator,
+    shards: ShardSet,
+    say: Callable[[str], None],
+) -> Layout:
+    config = job.config
+    if job.system.memory_format != "auto":
+        return job.system.memory_format
+    size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
+    step = trial_step(config, accelerator, shards, size)
+    chosen, seconds = choose_memory_format(net, step, accelerator.device)
+    answer: list[Layout] = broadcast_object_list([chosen])
+    timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
+    say(f"memory format {answer[0]} ({timing} for {size} images)")
+    return answer[0]

@@ -1,0 +1,1 @@
+"""The training loop: start, steps, validation, stopping, logs."""
