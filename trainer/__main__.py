@@ -188,7 +188,7 @@ def _batch_size(args: list[str]) -> None:
         prog=f"accelerate launch -m trainer batch-size {name}",
         default=BatchSize(data=tyro.MISSING, config=config, system=System()),
     )
-    from trainer.setup.trial import report_batches
+    from trainer.train.trial import report_batches
 
     report_batches(asked.config, asked.system, asked.data, most=asked.most)
 

@@ -2,7 +2,7 @@
 
 Damage is judged by the safetensors library, and by the checksums of the zip file before torch reads
 it. A pickle file has no checksums: torch alone is its judge, of the
-tensors wherever they lie; `trainer.checkpoint.tensor_files.unchecked` tells the user.
+tensors wherever they lie; `trainer.weights.tensor_files.unchecked` tells the user.
 """
 
 import io
@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from hostile.damage import damaged
 from hostile.kinds import Answer, Case, Kind
-from trainer.checkpoint.tensor_files import read_tensors
+from trainer.weights.tensor_files import read_tensors
 
 
 class Weights(Kind):

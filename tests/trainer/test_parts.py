@@ -17,16 +17,16 @@ from shards.contract.schema import ImageSpec
 from trainer.augment.keyed_random import seed_for, uniforms
 from trainer.augment.spatial import augment_batch
 from trainer.checkpoint.load import check_fit
-from trainer.checkpoint.pretrained import adapt_input
 from trainer.config import Augment, Config, config_to_json, differences
 from trainer.models.classifier import MODELS, center_crop
 from trainer.models.memory_format import to_memory_format
 from trainer.models.norms import to_group_norm
 from trainer.predict.tta import averaged, symmetries
 from trainer.recipes import RECIPES, get_recipe
-from trainer.setup.trial import choose_memory_format
 from trainer.train.losses import cross_entropy, one_hot_targets
 from trainer.train.optim import build_optimizer, learning_rate
+from trainer.train.trial import choose_memory_format
+from trainer.weights.pretrained import adapt_input
 
 ROWS = np.arange(6, dtype=np.int64)
 

@@ -23,13 +23,13 @@ from trainer.checkpoint.load import load_trained, model_folder
 from trainer.checkpoint.run_folder import read_run
 from trainer.config import System
 from trainer.recipes import get_recipe
+from trainer.setup import faults
 from trainer.setup.classes import check_classes
 from trainer.setup.distributed import make_accelerator
+from trainer.setup.faults import with_cures
 from trainer.setup.launcher import check_launcher
-from trainer.setup.trial import recommended, time_batches
-from trainer.train import faults
-from trainer.train.faults import with_cures
 from trainer.train.run_state import Session
+from trainer.train.trial import recommended, time_batches
 
 TINY = (
     "unet3d_small", "--crop", "4", "16", "16", "--width", "2", "--epochs", "3",

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from trainer.__main__ import main
-from trainer.setup.trial import Timing, recommended
 from trainer.train.logs import git_state
+from trainer.train.trial import Timing, recommended
 
 ROW = 24 + 16 + 4  # of 24 pixels, with title and gap
 

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from trainer.checkpoint.pretrained import load_weights
-from trainer.checkpoint.tensor_files import read_tensors, unchecked
+from trainer.weights.pretrained import load_weights
+from trainer.weights.tensor_files import read_tensors, unchecked
 
 HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -18,11 +18,11 @@ from shards.contract.documents import parse_plain
 from shards.contract.schema import ImageSpec
 from shards.stream.shardset import open_shards
 from trainer.checkpoint.load import load_trained, model_folder
-from trainer.checkpoint.pretrained import load_pretrained, load_weights
 from trainer.config import Config, config_to_json
 from trainer.models.classifier import Inputs, build_classifier, inputs_of
 from trainer.models.torchvision_nets import add_stochastic_depth
 from trainer.recipes import get_recipe
+from trainer.weights.pretrained import load_pretrained, load_weights
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -133,7 +133,7 @@ def test_a_missing_download_says_where_to_put_the_file(
     def unreachable(*args: object, **options: object) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr("trainer.checkpoint.downloads.urlopen", unreachable)
+    monkeypatch.setattr("trainer.weights.downloads.urlopen", unreachable)
     place = hub / "checkpoints" / "resnet18-f37072fd.pth"
     with pytest.raises(ValueError, match=f"put it at {place}, or train without them"):
         build_classifier(config("resnet18_2d"), inputs((1, 64, 64)))
@@ -144,7 +144,7 @@ def test_a_missing_download_says_where_to_put_the_file(
     torch.save(theirs.state_dict(), place)
     with pytest.raises(ValueError, match=r"its name says f37072fd: it is damaged .* delete it"):
         load_pretrained(resnet18(), "resnet18")
-    monkeypatch.setattr("trainer.checkpoint.tensor_files.HASH_IN_NAME", re.compile("no name"))
+    monkeypatch.setattr("trainer.weights.tensor_files.HASH_IN_NAME", re.compile("no name"))
     ours = resnet18()
     load_pretrained(ours, "resnet18")
     assert torch.equal(ours.fc.weight, theirs.fc.weight)

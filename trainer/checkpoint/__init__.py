@@ -1,1 +1,1 @@
-"""Weights and states on disk: checkpoints, run folders, pretrained weights, exported models."""
+"""Checkpoints and run folders: trained weights and their states on disk, and exported models."""

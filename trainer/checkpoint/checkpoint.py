@@ -22,11 +22,11 @@ from torch import Tensor
 
 from shards.contract.documents import read_document, write_document
 from shards.storage.atomic import atomic_write, fsync
-from trainer.checkpoint.tensor_files import parse_safetensors
 from trainer.checkpoint.writing import naming, whole_folder
 from trainer.config import Config, Layout
 from trainer.models.classifier import Inputs
 from trainer.train.run_state import Progress
+from trainer.weights.tensor_files import parse_safetensors
 
 Tensors = dict[str, Tensor]
 SCHEMA_VERSION = 1

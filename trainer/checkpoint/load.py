@@ -9,12 +9,12 @@ from shards.contract.documents import parse_json
 from shards.stream.shardset import ShardSet
 from trainer.checkpoint import checkpoint as checkpoints
 from trainer.checkpoint.checkpoint import STATE, State
-from trainer.checkpoint.downloads import cache_folder, fetch_to
-from trainer.checkpoint.tensor_files import parse_safetensors
 from trainer.config import Config
 from trainer.models.classifier import Classifier, Inputs, build_classifier, without_weights
 from trainer.models.memory_format import to_memory_format
 from trainer.train.run_state import checkpoint_folder
+from trainer.weights.downloads import cache_folder, fetch_to
+from trainer.weights.tensor_files import parse_safetensors
 
 WEIGHTS = "model.safetensors"
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from shards.contract.documents import document
 from shards.contract.schema import ImageSpec, Manifest
-from trainer.checkpoint.pretrained import listed, load_weights
 from trainer.config import Config
 from trainer.models.cnn2d import cnn_2d
 from trainer.models.nets3d import resnet18_3d, unet3d, unet3d_small, vgg3d
 from trainer.models.norms import set_norm
 from trainer.models.torchvision_nets import add_stochastic_depth, backbone
+from trainer.weights.pretrained import listed, load_weights
 
 Build = Callable[[Config, int, int], nn.Module]  # config, channels, classes
 PRETRAINED = ("resnet18", "resnet50", "r3d_18", "mc3_18", "r2plus1d_18")  # by torchvision

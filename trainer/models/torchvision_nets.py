@@ -8,8 +8,8 @@ from torchvision.models import resnet
 from torchvision.models.video import resnet as video
 from torchvision.ops import stochastic_depth
 
-from trainer.checkpoint.pretrained import adapt_input, load_pretrained
 from trainer.config import Config
+from trainer.weights.pretrained import adapt_input, load_pretrained
 
 # Of each kind of residual block, the last module before the sum.
 LAST = {resnet.BasicBlock: "bn2", resnet.Bottleneck: "bn3", video.BasicBlock: "conv2"}

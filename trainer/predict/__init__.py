@@ -1,1 +1,1 @@
-"""Inference over a shard set, with test-time augmentation, into a predictions table."""
+"""Predictions of trained models, with test-time augmentation, into a table."""

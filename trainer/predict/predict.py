@@ -22,11 +22,11 @@ from trainer.augment.stress import stressed
 from trainer.checkpoint.load import Trained, check_fit, load_trained, model_folder
 from trainer.checkpoint.run_folder import absolute_url, read_run
 from trainer.config import System
-from trainer.predict.infer import Alter, Floats, Predict, softmax_of, split_probabilities
+from trainer.models.infer import Alter, Floats, Predict, softmax_of, split_probabilities
 from trainer.predict.tta import Transform, averaged, symmetries
 from trainer.setup.distributed import make_accelerator
+from trainer.setup.faults import with_cures
 from trainer.setup.preflight import is_native
-from trainer.train.faults import with_cures
 
 
 def predict_runs(

@@ -6,7 +6,7 @@ from itertools import product
 from torch import Tensor
 
 from trainer.models.classifier import center_crop
-from trainer.predict.infer import Predict
+from trainer.models.infer import Predict
 
 Transform = Callable[[Tensor], Tensor]
 

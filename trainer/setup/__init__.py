@@ -1,1 +1,1 @@
-"""Before the first step: launcher, devices, classes, trial steps, and the start of a run."""
+"""Before the first step: launcher, devices, ranks, classes, and errors with a cure."""

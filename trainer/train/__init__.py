@@ -1,1 +1,1 @@
-"""The training loop: start, steps, validation, stopping, logs."""
+"""The training loop: start, steps, validation, end, logs."""

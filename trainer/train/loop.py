@@ -14,11 +14,11 @@ from shards.stream.shardset import open_shards
 from trainer.checkpoint.run_folder import complete_run, roll_back, save_session, write_run
 from trainer.setup.classes import class_counts, is_judged
 from trainer.setup.distributed import any_rank, make_accelerator
-from trainer.setup.start import start_session
-from trainer.train.faults import with_cures
+from trainer.setup.faults import with_cures
 from trainer.train.logs import Meter, RunLog
 from trainer.train.run_state import Job, Session
 from trainer.train.signals import StopRequest, listening
+from trainer.train.start import start_session
 from trainer.train.step import train_step
 from trainer.train.validation import end_epoch
 

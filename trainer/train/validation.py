@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 
 from trainer.checkpoint.run_folder import save_session
-from trainer.predict.infer import scores, softmax_of, split_probabilities
+from trainer.models.infer import scores, softmax_of, split_probabilities
 from trainer.setup.classes import class_counts, is_judged
 from trainer.train.logs import RunLog
 from trainer.train.run_state import Session

@@ -20,7 +20,7 @@ from trainer.config import Config, Layout, System
 from trainer.models.classifier import build_classifier, center_crop, inputs_of, without_weights
 from trainer.models.memory_format import to_memory_format
 from trainer.setup.distributed import make_accelerator
-from trainer.train.faults import is_one_value, is_out_of_memory
+from trainer.setup.faults import is_one_value, is_out_of_memory
 from trainer.train.losses import cross_entropy, one_hot_targets
 from trainer.train.optim import build_optimizer
 

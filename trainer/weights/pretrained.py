@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trainer.checkpoint.downloads import cache_folder, fetch_to
-from trainer.checkpoint.tensor_files import Tensors, beside, parse_tensors, read_tensors, unchecked
+from trainer.weights.downloads import cache_folder, fetch_to
+from trainer.weights.tensor_files import Tensors, beside, parse_tensors, read_tensors, unchecked
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # anywhere in a name

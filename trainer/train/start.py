@@ -15,11 +15,11 @@ from trainer.models.memory_format import checkpoint_activations, to_memory_forma
 from trainer.setup.classes import check_classes
 from trainer.setup.distributed import check_agreement
 from trainer.setup.preflight import cudnn_version, is_native, warnings_for
-from trainer.setup.trial import choose_memory_format, trial_step
 from trainer.train.ema import MovingAverage
 from trainer.train.losses import build_loss
 from trainer.train.optim import build_optimizer
 from trainer.train.run_state import Job, Progress, Session, open_stream
+from trainer.train.trial import choose_memory_format, trial_step
 
 TIMED_BATCH = 8  # images with which the memory format is chosen
 

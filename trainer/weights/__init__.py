@@ -1,0 +1,1 @@
+"""Weights from elsewhere: files, URLs and torchvision, fitted to our models."""
