@@ -142,7 +142,7 @@ def test_an_option_of_many_values_that_comes_twice_keeps_them_all() -> None:
         seen.append((url, *names, str(size)))
 
     def main(args: list[str]) -> None:
-        shards.command.run_named({"c": command}, args, prog="p", about="about")
+        shards.cli.command.run_named({"c": command}, args, prog="p", about="about")
 
     words = ["c", "--names", "a", "--size", "4", "--names=b", "--names", "c", "d", "--url", "u"]
     assert run_command(main, words) == 0
@@ -164,7 +164,7 @@ def test_errors_of_the_system_name_file_and_cure(
 def test_a_full_disk_without_a_name_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    code = "import sys; from shards.command import run_command; "
+    code = "import sys; from shards.cli.command import run_command; "
     code += "sys.exit(run_command(lambda args: print('x' * 9), []))"
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -216,7 +216,7 @@ def test_names_that_are_not_text_are_refused(capsys: pytest.CaptureFixture[str])
     ("encoding", "shown"), [("ascii", "8\\xd78 \\u03c4\n"), ("latin-1", "8×8 \\u03c4\n")]
 )
 def test_a_terminal_of_another_encoding_shows_what_it_can(encoding: str, shown: str) -> None:
-    code = "import sys; from shards.command import run_command; "
+    code = "import sys; from shards.cli.command import run_command; "
     code += "sys.exit(run_command(lambda args: print('8×8 τ'), []))"
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-c", code]
@@ -241,7 +241,7 @@ def test_interrupts_while_modules_are_imported_show_no_traceback(package: str) -
 
 
 def test_no_reader_of_the_output_is_no_error() -> None:
-    code = "import sys; from shards.command import run_command; "
+    code = "import sys; from shards.cli.command import run_command; "
     code += "sys.exit(run_command(lambda args: [print('x' * 99) for _ in range(99999)], []))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -162,7 +162,7 @@ def test_reading_is_as_planned(
     make_job: Any, tmp_path: Path, name: str, window_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests and bytes; with little memory, chunks are read once for a few samples."""
-    monkeypatch.setattr(ingest.masks, "WINDOW_BYTES", window_bytes)
+    monkeypatch.setattr(ingest.volume.masks, "WINDOW_BYTES", window_bytes)
     seg = tmp_path / "seg"
     write_segmentation(seg, KINDS[name], gzip=False)  # no NAME.gz, which servers do not have
     views = {"cube": {"size": [8, 16, 16]}, "patch": {"size": [25, 24]}}

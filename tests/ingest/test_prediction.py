@@ -78,8 +78,8 @@ def test_the_slices_it_is_counted_in_do_not_matter(
 ):
     job = load_job(make_config(tmp_path, server, views_of(mip)))
     whole, _ = plan_dataset(job, tmp_path / "whole")
-    monkeypatch.setattr(ingest.predict, "SLICE_ROWS", 1)  # a block at a time
-    monkeypatch.setattr(ingest.predict, "PAGE_BITS", 4)
+    monkeypatch.setattr(ingest.plan.read_cost, "SLICE_ROWS", 1)  # a block at a time
+    monkeypatch.setattr(ingest.plan.read_cost, "PAGE_BITS", 4)
     sliced, _ = plan_dataset(job, tmp_path / "sliced")
     assert sliced.prediction == whole.prediction
 

@@ -74,7 +74,7 @@ def test_a_set_of_the_disk_is_read_in_a_child(
         assert in_child(method, work, shards) == expected
 
 
-@pytest.mark.parametrize("held", ["shards._lock", "shards.storage.local._lock"])
+@pytest.mark.parametrize("held", ["shards._lock", "shards.storage._lock"])
 def test_a_lock_held_while_forking_does_not_hang_the_child(packed: Packed, held: str) -> None:
     with open_shards(str(packed("patch"))) as shards:
         expected = first_images(shards)
