@@ -13,9 +13,9 @@ from eval.__main__ import main as evaluate
 from eval.inputs.predictions import read_predictions
 from ingest.__main__ import main as ingest
 from shards.__main__ import main as pack
+from tests.conftest import REPOSITORY
 from trainer.__main__ import main as train
 
-ROOT = Path(__file__).parent.parent
 TINY = {
     "DEMO_PHANTOM": "--size 640 640 96 --neurons 16 --synapses 80",
     "DEMO_2D": "--epochs 1 --batch-size 8 --crop 64 64",
@@ -28,7 +28,7 @@ def demo(out: Path) -> str:
     environment = {**os.environ, **TINY, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "docs/demo.sh", str(out)],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,

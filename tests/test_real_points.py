@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONFIG = Path(__file__).parent.parent / "ingest" / "configs" / "vnc_points.yaml"
+from tests.conftest import REPOSITORY
+
+CONFIG = REPOSITORY / "ingest" / "configs" / "vnc_points.yaml"
 
 
 def run(folder: Path, *words: str) -> str:

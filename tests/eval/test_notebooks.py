@@ -7,7 +7,9 @@ import nbformat
 import pytest
 from nbconvert.preprocessors import ExecutePreprocessor
 
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
 MOST_BYTES = 400_000
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from tests.conftest import REPOSITORY
+
+sys.path.append(str(REPOSITORY / "benchmarks"))
 
 from fuzz import BAD, KINDS
 from hostile.kinds import Judge

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.slow
@@ -17,8 +17,8 @@ def test_commands_end_with_the_same_files(tmp_path: Path) -> None:
     words = ("--command", "plan", "ingest", "--kills", "2", "--twice", "--json", str(told))
     ended = subprocess.run(
         [sys.executable, "benchmarks/kills.py", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,

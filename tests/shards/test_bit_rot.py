@@ -12,6 +12,7 @@ import pytest
 from shards.pack.assign import PackOptions
 from shards.pack.import_webdataset import ForeignSpec, index_tars
 from shards.pack.write_shards import pack
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 FLIPS = 100
@@ -20,7 +21,7 @@ FLIPS = 100
 @pytest.fixture(scope="module")
 def bit_rot() -> ModuleType:
     """Return the benchmark, whose reduced form this is."""
-    path = Path(__file__).parents[2] / "benchmarks" / "shard_bit_rot.py"
+    path = REPOSITORY / "benchmarks" / "shard_bit_rot.py"
     spec = importlib.util.spec_from_file_location("shard_bit_rot", path)
     assert spec is not None
     assert spec.loader is not None

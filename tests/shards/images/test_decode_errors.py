@@ -13,7 +13,7 @@ import tifffile
 
 from shards.images.decode import decoded, read_image_file
 from shards.images.gray import ImageError
-from tests.shards.image_files import (
+from tests.shards.images.image_files import (
     RIGHT,
     STACK,
     WRONG,

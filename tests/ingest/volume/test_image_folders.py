@@ -20,8 +20,9 @@ from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
 from ingest.volume.files.image_files import read_image
 from shards.images.gray import ImageError
+from tests.conftest import REPOSITORY
 
-CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
+CONFIGS = REPOSITORY / "ingest" / "configs"
 SHAPE = (5, 12, 16)
 
 

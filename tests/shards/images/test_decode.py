@@ -8,7 +8,7 @@ from PIL import Image as Picture
 
 from shards.images.decode import decoded, read_image_file
 from shards.images.tiff_image import TiffImage
-from tests.shards.image_files import RIGHT, STACK, picture, tiff
+from tests.shards.images.image_files import RIGHT, STACK, picture, tiff
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -1,6 +1,6 @@
 """Flipped bits in a data set's files: noticed when the file is read, or without effect.
 
-python -m tests.ingest.bitrot DATASET [FLIPS]     # of each kind of file, on a finished data set
+python -m tests.ingest.volume.bitrot DATASET [FLIPS]     # of each kind of file
 """
 
 import json

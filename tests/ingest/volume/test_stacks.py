@@ -23,7 +23,7 @@ from ingest.volume.open import load_scale, open_volume, volume_identity
 from ingest.volume.scale import MissingDataError
 from shards.images.decode import read_image_file
 from shards.images.gray import ImageError
-from tests.shards.image_files import RIGHT, STACK, formula, imagej, tiff, two_series
+from tests.shards.images.image_files import RIGHT, STACK, formula, imagej, tiff, two_series
 
 VOXEL_NM = (40.0, 8.0, 8.0)
 GRAY_STACKS = {

@@ -13,7 +13,7 @@ from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
 from shards.pack.assign import PackOptions
 from shards.pack.write_shards import pack
-from tests.ingest.bitrot import flip_bits, flipped, readers
+from tests.ingest.volume.bitrot import flip_bits, flipped, readers
 
 ALONE = Task(index=0, count=1)
 

@@ -19,10 +19,11 @@ from ingest.run.finish import finish_dataset
 from ingest.volume.sample_boxes import centers_vx
 from ingest.volume.scale import scale_from_info
 from shards.storage.atomic import read_json
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.real_data
 
-CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
+CONFIGS = REPOSITORY / "ingest" / "configs"
 CUBES = {"cube": [32, 128, 128]}
 INFO = CONFIGS / "minnie65_info.json"
 

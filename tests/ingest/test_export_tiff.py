@@ -18,8 +18,9 @@ from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
 from ingest.volume.files.image_files import read_image
 from shards.contract.schema import ImageSpec
+from tests.conftest import REPOSITORY
 
-CONFIGS = Path(__file__).parents[2] / "ingest" / "configs"
+CONFIGS = REPOSITORY / "ingest" / "configs"
 
 
 def test_exported_cubes_are_the_stored_ones_to_scale(make_job: Any) -> None:

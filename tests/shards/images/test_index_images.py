@@ -9,7 +9,7 @@ import pytest
 
 from shards.pack.import_webdataset import ForeignSpec, index_tars
 from shards.stream.shardset import open_shards
-from tests.shards.image_files import RIGHT, WRONG
+from tests.shards.images.image_files import RIGHT, WRONG
 
 
 def write_tar(folder: Path, files: dict[str, bytes]) -> Path:
