@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from shards.contract.schema import ImageSpec
@@ -30,7 +31,6 @@ from trainer.config import Config
 from trainer.models.classifier import Inputs, build_classifier
 from trainer.models.memory_format import to_memory_format
 from trainer.recipes import RECIPES, get_recipe
-from trainer.train.losses import cross_entropy, one_hot_targets
 from trainer.train.optim import build_optimizer
 
 MODELS = (
@@ -55,7 +55,7 @@ class Step:
         self.net, self.x, self.bf16 = net, x, "bf16" in kind
         self.optimizer = build_optimizer(config, net, x.device)
         labels = torch.arange(len(x), device=x.device) % 2
-        self.targets = one_hot_targets(labels, 2)
+        self.labels = labels
         if "compiled" in kind:
             net.compile()
 
@@ -65,7 +65,7 @@ class Step:
         start = time.perf_counter()
         self.optimizer.zero_grad()
         with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = cross_entropy(self.net(self.x), self.targets).mean()
+            loss = cross_entropy(self.net(self.x), self.labels)
         torch.autograd.backward(loss)
         self.optimizer.step()
         _wait(self.x)

@@ -5,7 +5,7 @@ and what is kept. A field of `Config` decides whether a checkpoint may be resume
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from shards.contract.documents import document
@@ -153,11 +153,8 @@ class Config:
     """What of the validation decides which checkpoint is best."""
     patience: int = 0
     """Stop after so many epochs without a better validation; 0 never."""
-    on_nan: Literal["stop", "rollback"] = "stop"
-    """A loss that is not a number stops the run, or halves the rate from the last checkpoint."""
-    on_collapse: Literal["say", "stop", "rollback"] = "say"
-    """When all of the validation is called one class, twice in a row after the first epoch; a
-    roll-back halves the rate from the best checkpoint."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """When all of the validation is called one class, twice in a row after the first epoch."""
     seed: int = 42
     """Seed of weights, order and augmentation."""
 
@@ -217,18 +214,13 @@ class System:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
 
-def config_to_json(config: Config) -> dict[str, Any]:
-    """Return a config as plain JSON values."""
-    return {**asdict(config), "crop": list(config.crop)}
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return `name old -> new` for each field in which two JSON configs differ."""
-    found = []
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{name}.")
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return `name old -> new` for each field in which two configs differ."""
+    lines = []
+    for item in fields(old):
+        a, b = getattr(old, item.name), getattr(new, item.name)
+        if is_dataclass(a):
+            lines += differences(a, b, f"{prefix}{item.name}.")
         elif a != b:
-            found.append(f"{prefix}{name} {a!r} -> {b!r}")
-    return found
+            lines.append(f"{prefix}{item.name} {a!r} -> {b!r}")
+    return lines

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainer.__main__ import main
-from trainer.train.logs import git_state
+from trainer.checkpoint.run_folder import git_state
 from trainer.train.trial import Timing, recommended
 
 ROW = 24 + 16 + 4  # of 24 pixels, with title and gap

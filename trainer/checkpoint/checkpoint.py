@@ -13,28 +13,42 @@ import shutil
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ConfigDict, with_config
 from safetensors.torch import save
-from torch import Tensor
 
-from shards.contract.documents import read_document, write_document
+from shards.contract.documents import parse_json, parse_plain, read_bytes, write_document
 from shards.storage.atomic import atomic_write, fsync
-from trainer.checkpoint.writing import naming, whole_folder
+from trainer.checkpoint.writing import naming
 from trainer.config import Config, Layout
 from trainer.models.classifier import Inputs
-from trainer.train.run_state import Progress
-from trainer.weights.tensor_files import parse_safetensors
+from trainer.weights.tensor_files import Tensors, parse_safetensors
 
-Tensors = dict[str, Tensor]
 SCHEMA_VERSION = 1
 STATE = "state.json"
 OTHER = "use another checkpoint, or train again"
+Record = TypeVar("Record")
+# Fields that this version does not know are another version's, such as `rate_factor`.
+tolerant = with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
 
 
-@with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
+@tolerant
+@dataclass
+class Progress:
+    """How far a run is; saved with each checkpoint."""
+
+    epoch: int = 0
+    step: int = 0  # in the epoch: the next one
+    best: float | None = None  # of the validation: the monitored number
+    best_epoch: int = -1
+    loss_sum: float = 0.0  # over the epoch's steps so far
+    collapsed: int = 0  # validations in a row that found one class only
+    ended: str = ""  # why the run ended before its last epoch
+
+
+@tolerant
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
     """`state.json`: what a checkpoint, or a model that `export` wrote, is."""
@@ -58,6 +72,11 @@ class State:
             )
 
 
+def checkpoint_folder(run: Path) -> Path:
+    """Return where a run keeps its checkpoints."""
+    return run / "checkpoints"
+
+
 def save_checkpoint(
     folder: Path, step: int, groups: dict[str, Tensors], state: State, names: list[str]
 ) -> None:
@@ -68,15 +87,18 @@ def save_checkpoint(
     Checkpoints that no name points to any more are deleted. Where it cannot be written, a
     `ValueError`, and the checkpoints before it stay.
     """
-    with naming(f"{folder}: the checkpoint of step {step}"), whole_folder(folder) as temporary:
-        write_model(temporary, groups, state)
-        target = _free_name(folder, f"{step:09d}")
-        temporary.rename(target)
+    temporary = folder / f".{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    with naming(f"{folder}: the checkpoint of step {step}"):
         try:
+            temporary.mkdir(parents=True)
+            write_model(temporary, groups, state)
+            target = _free_name(folder, f"{step:09d}")
+            temporary.rename(target)
             for name in names:
                 _point(folder / name, target.name)
             fsync(folder)
         finally:
+            shutil.rmtree(temporary, ignore_errors=True)
             _delete_unnamed(folder)
 
 
@@ -115,9 +137,19 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 
 def load_state(folder: Path) -> State:
     """Return the state of a checkpoint folder; a wrong or altered one is a `ValueError`."""
-    return read_document(
-        State, folder / STATE, what="checkpoint", cure="train first, or name another checkpoint"
-    )
+    cure = "train first, or name another checkpoint"
+    data = read_bytes(folder / STATE, what="checkpoint", cure=cure)
+    return parse_record(State, data, where=f"{folder / STATE}: not a checkpoint", cure=cure)
+
+
+def parse_record(record: type[Record], data: bytes, *, where: str, cure: str) -> Record:
+    """Return a `State` or run record, also of a config with an option that has since gone."""
+    values = parse_json(dict[str, Any], data, where=where, cure=cure)
+    config = values.get("config")
+    if isinstance(config, dict) and "on_nan" in config:
+        del config["on_nan"]
+        config["on_collapse"] = "stop" if config.get("on_collapse") == "stop" else "warn"
+    return parse_plain(record, values, where=where, cure=cure)
 
 
 def load_tensors(folder: Path, stem: str, state: State) -> Tensors:
@@ -132,11 +164,11 @@ def load_tensors(folder: Path, stem: str, state: State) -> Tensors:
     return parse_safetensors(data, where=str(path), cure=OTHER)
 
 
-def flatten_optimizer(state_dict: dict[str, Any]) -> Tensors:
-    """Return an optimiser's state as named tensors; its groups follow from the config."""
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return an optimizer's state as named tensors; its groups follow from the config."""
     return {
         f"{index}.{name}": value
-        for index, values in state_dict["state"].items()
+        for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
         if value is not None
     }
@@ -153,16 +185,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
     for name, value in tensors.items():
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
-        kept = value
-        if value.shape == parameter.shape:
-            kept = torch.empty_like(parameter).copy_(value)
+        same = value.shape == parameter.shape
+        kept = torch.empty_like(parameter).copy_(value) if same else value
         state.setdefault(int(index), {})[key] = kept
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """Return a path that nothing stands at: a run that was rolled back comes by a step again."""
+    """Return a path that nothing stands at: a run begun anew comes by its old steps again."""
     number = 1
     path = folder / name
     while path.exists():

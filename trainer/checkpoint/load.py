@@ -5,14 +5,12 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from shards.contract.documents import parse_json
 from shards.stream.shardset import ShardSet
 from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.checkpoint import STATE, State
+from trainer.checkpoint.checkpoint import STATE, State, checkpoint_folder, parse_record
 from trainer.config import Config
 from trainer.models.classifier import Classifier, Inputs, build_classifier, without_weights
 from trainer.models.memory_format import to_memory_format
-from trainer.train.run_state import checkpoint_folder
 from trainer.weights.downloads import cache_folder, fetch_to
 from trainer.weights.tensor_files import parse_safetensors
 
@@ -55,7 +53,7 @@ def model_folder(source: str, checkpoint: str) -> Path:
 def _fetched(url: str) -> Path:
     folder = cache_folder(url)
     where = f"{url}/{STATE}"
-    read_state = partial(parse_json, State, where=where, cure="check the URL")
+    read_state = partial(parse_record, State, where=where, cure="check the URL")
     fetch_to(folder / STATE, where, cure="check the URL", check=read_state)
     known = checkpoints.load_state(folder).files.get(WEIGHTS)
 

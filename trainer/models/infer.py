@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from eval.metrics.metrics import balanced_accuracy, confusion, predict, recalls
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import evaluation_batches
 from trainer.setup.distributed import sum_over_ranks
@@ -58,19 +57,3 @@ def split_probabilities(
 def softmax_of(model: torch.nn.Module) -> Predict:
     """Return a function from images to probabilities (b, k) of a model that returns logits."""
     return lambda x: model(x).float().softmax(dim=1)
-
-
-def scores(
-    labels: npt.NDArray[np.integer], probabilities: Floats, class_names: tuple[str, ...]
-) -> dict[str, float]:
-    """Return loss, accuracy, balanced accuracy and each class's recall at the argmax."""
-    labels = labels.astype(np.int64)
-    predicted = predict(probabilities, None)
-    own = probabilities[np.arange(len(labels)), labels]
-    by_class = recalls(confusion(labels, predicted, len(class_names)).astype(np.float64))
-    return {
-        "loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
-        "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": balanced_accuracy(labels, predicted),
-        **{f"recall_{name}": float(by_class[k]) for k, name in enumerate(class_names)},
-    }

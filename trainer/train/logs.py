@@ -1,30 +1,22 @@
-"""What a run tells: a progress line, TensorBoard, metrics.jsonl and run.json; rank 0 alone."""
+"""The log of a run: metrics.jsonl, TensorBoard and speed; written by rank 0 alone."""
 
-import importlib.metadata
 import json
 import math
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-import accelerate
-import torch
-import torchvision
-from pydantic import ConfigDict, with_config
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.contract.documents import parse_json
 from shards.storage.atomic import atomic_write
+from trainer.checkpoint.checkpoint import tolerant
 from trainer.checkpoint.writing import naming
-from trainer.setup.preflight import cudnn_version
 
 T = TypeVar("T")
 
@@ -62,21 +54,25 @@ class RunLog:
         """Log values under `kind` (train, val, …) after `step` steps in all."""
         if self._writer is None:
             return
-        row = {"kind": kind, "step": step, "epoch": epoch, **_finite(values)}
+        # JSON has no NaN.
+        finite = {n: value if math.isfinite(value) else None for n, value in values.items()}
+        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **finite})
         with self._naming():
             for name, value in values.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
             with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(line + "\n")
 
 
 class Meter:
     """Speed since the last report, and which part of the time went into waiting for data."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
-        self._samples = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was measured; call it after work that is not training."""
+        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the batches, timing how long each took to come."""
@@ -100,61 +96,11 @@ class Meter:
         self.restart()
         return values
 
-    def restart(self) -> None:
-        """Forget what was measured; call it after work that is not training."""
-        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
-
-def versions() -> dict[str, str | int | None]:
-    """Return the versions of what decides a run's numbers."""
-    return {
-        "python": platform.python_version(),
-        "synshards": importlib.metadata.version("synshards"),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "accelerate": accelerate.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "cudnn": cudnn_version(),
-    }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GitState:
-    """The commit of a checkout, and whether files differ from it."""
-
-    commit: str
-    changed: bool
-
-
-@cache
-def git_state() -> GitState | None:
-    """Return the state of the checkout that this code runs from, as it was at the first call.
-
-    None where the code is not a git checkout, or git is not there.
-    """
-    here = Path(__file__).parents[2]
-    if shutil.which("git") is None or not (here / ".git").exists():
-        return None
-    said = [
-        subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
-        )
-        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    ]
-    if any(answer.returncode for answer in said):
-        return None
-    return GitState(commit=said[0].stdout.strip(), changed=bool(said[1].stdout.strip()))
-
-
-@with_config(ConfigDict(strict=True, extra="ignore"))
+@tolerant
 @dataclass(frozen=True)
 class _Row:
     step: int
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: value if abs(value) < float("inf") else None for name, value in values.items()}
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -165,7 +111,7 @@ def _truncate(path: Path, step: int) -> None:
 
 
 def _step_of(line: bytes) -> float:
-    """Return the step that a line of metrics.jsonl is of; infinity where it is no such line."""
+    """Return the step of a line of metrics.jsonl; infinity for any other line."""
     try:
         return parse_json(_Row, line, where="", cure="").step
     except ValueError:

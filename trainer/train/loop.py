@@ -11,26 +11,25 @@ from torch import Tensor
 from shards.cli.progress import Advance, progress
 from shards.storage.locks import sole_writer
 from shards.stream.shardset import open_shards
-from trainer.checkpoint.run_folder import complete_run, roll_back, save_session, write_run
 from trainer.setup.classes import class_counts, is_judged
 from trainer.setup.distributed import any_rank, make_accelerator
 from trainer.setup.faults import with_cures
 from trainer.train.logs import Meter, RunLog
 from trainer.train.run_state import Job, Session
+from trainer.train.saving import complete_run, save_session, write_run
 from trainer.train.signals import StopRequest, listening
 from trainer.train.start import start_session
 from trainer.train.step import train_step
 from trainer.train.validation import end_epoch
 
 ASK_EVERY = 4  # steps between asking all ranks whether to save or stop
-LEAST_FACTOR = 2.0**-5  # of the rate, after five roll-backs
 SILENT: AbstractContextManager[Advance] = nullcontext(lambda count, note="": None)
 
 
 def train(job: Job) -> bool:
     """Train until every epoch is done, continuing an unfinished run in `job.out`.
 
-    Returns whether it is finished; False means that a signal stopped it after a checkpoint.
+    Returns True when it is finished; False when a signal stopped it after a checkpoint.
     """
     accelerator = make_accelerator(job.config, job.system)
     main = accelerator.is_main_process
@@ -51,7 +50,11 @@ def train(job: Job) -> bool:
             say(f"{job.out} is finished already: {_best(session)}")
             return True
         write_run(session, "running")
-        with listening() as stop, RunLog(job.out, active=main, step=session.steps_done) as log:
+        with (
+            listening() as stop,
+            RunLog(job.out, active=main, step=session.steps_done) as log,
+            session.stream,
+        ):
             finished = _run(session, log, stop)
         write_run(session, "finished" if finished else "stopped")
         if finished:
@@ -63,6 +66,7 @@ def train(job: Job) -> bool:
 
 
 def _run(session: Session, log: RunLog, stop: StopRequest) -> bool:
+    """Train to the end of the run; False where a signal stopped it after a checkpoint."""
     left = session.total_steps - session.steps_done
     session.say(
         f"{session.job.recipe}: {left} steps of {session.config.batch_size} images, "
@@ -70,45 +74,33 @@ def _run(session: Session, log: RunLog, stop: StopRequest) -> bool:
         f"{session.accelerator.num_processes} ranks, {torch.get_num_threads()} threads each"
     )
     shown = progress(session.job.recipe, left) if session.accelerator.is_main_process else SILENT
-    with shown as advance:
-        while not session.finished:
-            with session.stream:
-                if _stopped(session, log, stop, advance):
-                    return False
-    return True
-
-
-def _stopped(session: Session, log: RunLog, stop: StopRequest, advance: Advance) -> bool:
-    """Train on the stream until the run is finished or rolled back; True if it was stopped."""
     meter, last_save = Meter(), time.monotonic()
-    for batch in meter.timed(session.stream):
-        loss = train_step(session, batch)
-        session.losses.append(loss)
-        session.progress.step += 1
-        meter.count(session.config.batch_size)
-        save, stopping = _due(session, stop, last_save)
-        ends = session.progress.step == session.stream.steps_per_epoch
-        logs = ends or session.steps_done % session.job.system.log_steps == 0
-        saves = ends or save or stopping
-        if (logs or saves) and not _all_finite(session, weights=saves):
-            _go_back(session, "last", advance)
-            return False
-        advance(1, _report(session, log, meter, loss) if logs else "")
-        if ends:
-            session.progress.epoch, session.progress.step = batch.epoch + 1, 0
-            if end_epoch(session, log, rollback=session.progress.rate_factor > LEAST_FACTOR):
-                _go_back(session, "best", advance)
+    with shown as advance:
+        for batch in meter.timed(session.stream):
+            loss = train_step(session, batch)
+            session.losses.append(loss)
+            session.progress.step += 1
+            meter.count(session.config.batch_size)
+            save, stopping = _due(session, stop, last_save)
+            ends = session.progress.step == session.stream.steps_per_epoch
+            saves = ends or save or stopping
+            logs = ends or session.steps_done % session.job.system.log_steps == 0
+            if logs or saves:
+                _require_finite(session, weights=saves)
+            advance(1, _report(session, log, meter, loss) if logs else "")
+            if ends:
+                session.progress.epoch, session.progress.step = batch.epoch + 1, 0
+                end_epoch(session, log)
+                meter.restart()
+            elif saves:
+                save_session(session, ["last"])
+            if session.finished:
+                return True
+            if stopping:
                 return False
-            meter.restart()
-        elif save or stopping:
-            save_session(session, ["last"])
-        if ends or save:
-            last_save = time.monotonic()
-        if session.finished:
-            return False
-        if stopping:
-            return True
-    return False
+            if saves:
+                last_save = time.monotonic()
+    return True
 
 
 def _report(session: Session, log: RunLog, meter: Meter, loss: Tensor) -> str:
@@ -121,35 +113,26 @@ def _report(session: Session, log: RunLog, meter: Meter, loss: Tensor) -> str:
     )
 
 
-def _all_finite(session: Session, *, weights: bool) -> bool:
-    """Read the losses so far, which waits for the device; say whether to go on from here.
+def _require_finite(session: Session, *, weights: bool) -> None:
+    """Read the losses so far, which waits for the device; stop if one is not a number.
 
-    A loss that is not a number stops the run unless it is to be rolled back. Before a save the
-    weights are looked at as well: a step may have spoilt them that no loss has shown yet.
+    Before a save the weights are looked at as well: a step may have spoilt them that no loss has
+    shown yet.
     """
     session.add_losses()
     good = math.isfinite(session.progress.loss_sum) and (
         not weights or all(bool(p.isfinite().all()) for p in session.net.parameters())
     )
     (bad,) = any_rank(session.accelerator, not good)
-    if not bad:
-        return True
-    text = f"the loss is not a number in epoch {session.progress.epoch + 1}"
-    if session.config.on_nan == "stop" or session.progress.rate_factor <= LEAST_FACTOR:
-        raise RuntimeError(f"{text}; lower --lr, set --clip-norm, or use --on-nan rollback")
-    session.say(f"warning: {text}")
-    return False
-
-
-def _go_back(session: Session, name: str, advance: Advance) -> None:
-    before = session.steps_done
-    roll_back(session, name)
-    advance(session.steps_done - before)
-    session.say(f"back to the {name} checkpoint, at half the rate")
+    if bad:
+        raise RuntimeError(
+            f"the loss is not a number in epoch {session.progress.epoch + 1}; lower --lr, or set "
+            "--clip-norm"
+        )
 
 
 def _due(session: Session, stop: StopRequest, last_save: float) -> tuple[bool, bool]:
-    """Return whether to save and whether to stop, the same on every rank."""
+    """Return (save, stop): what is due after this step, the same on every rank."""
     step, every = session.progress.step, session.job.system.checkpoint_steps
     save = bool(every) and step % every == 0
     if session.accelerator.num_processes > 1 and step % ASK_EVERY:
@@ -164,6 +147,5 @@ def _best(session: Session) -> str:
     if not is_judged(class_counts(session.shards, "val")):
         return "best is the last epoch, as val holds one class alone"
     ended = f"; ended early: {state.ended}" if state.ended else ""
-    return f"best val {session.config.monitor} {state.best:.4f} in epoch {state.best_epoch + 1}" + (
-        ended
-    )
+    best = f"best val {session.config.monitor} {state.best:.4f} in epoch {state.best_epoch + 1}"
+    return best + ended

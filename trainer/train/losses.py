@@ -1,4 +1,4 @@
-"""Losses: logits (b, k) and targets (b, k) of probabilities to a loss a sample (b,).
+"""Losses: logits (b, k) and targets (b, k) of probabilities to a loss per sample (b,).
 
 Every loss takes soft targets and is linear in the samples, so that parts of a batch, or of a global
 batch on other ranks, add up. Class weights average to 1 over the training samples.
@@ -10,24 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import (
     binary_cross_entropy_with_logits,
+    cross_entropy,
     log_softmax,
-    one_hot,
 )
 
 from trainer.config import Config
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 EFFECTIVE_BETA = 0.999
-
-
-def one_hot_targets(labels: Tensor, classes: int) -> Tensor:
-    """Return targets (b, classes) of float32 for labels (b,)."""
-    return one_hot(labels, classes).float()
-
-
-def smoothed(targets_bk: Tensor, smoothing: float) -> Tensor:
-    """Return (1 - smoothing) * targets + smoothing / k (Szegedy et al. 2016)."""
-    return targets_bk * (1.0 - smoothing) + smoothing / targets_bk.shape[1]
 
 
 def build_loss(config: Config, counts: Sequence[int]) -> Loss:
@@ -42,19 +32,20 @@ def build_loss(config: Config, counts: Sequence[int]) -> Loss:
         weights = weights * torch.tensor([1.0 - config.focal_alpha, config.focal_alpha])
 
     def loss(logits_bk: Tensor, targets_bk: Tensor) -> Tensor:
-        targets_bk = smoothed(targets_bk, config.label_smoothing)
-        w_k = weights.to(logits_bk.device)
+        logits_bk, w_k = logits_bk.float(), weights.to(logits_bk.device)
+        share = config.label_smoothing  # of the target, to all classes alike (Szegedy et al. 2016)
+        targets_bk = targets_bk * (1.0 - share) + share / targets_bk.shape[1]
         if config.loss == "focal":
             return focal(logits_bk, targets_bk, w_k, config.focal_gamma)
         if config.loss == "bce":
             return binary_cross_entropy(logits_bk, targets_bk, w_k)
-        return cross_entropy(logits_bk, targets_bk, w_k)
+        return cross_entropy(logits_bk, targets_bk, weight=w_k, reduction="none")
 
     return loss
 
 
 def class_weights(kind: str, counts: Sequence[int]) -> list[float]:
-    """Return a weight a class: `none`, `inverse` frequency, or `effective` number of samples.
+    """Return a weight per class: `none`, `inverse` frequency, or `effective` number of samples.
 
     The effective number of n samples is (1 - β^n) / (1 - β) (Cui et al. 2019). A class without
     samples is an error.
@@ -71,19 +62,13 @@ def class_weights(kind: str, counts: Sequence[int]) -> list[float]:
     return [w / mean for w in raw]
 
 
-def cross_entropy(logits_bk: Tensor, targets_bk: Tensor, w_k: Tensor | None = None) -> Tensor:
-    """Return -sum_k w_k t_k log softmax(logits)_k, (b,)."""
-    weighted = targets_bk if w_k is None else targets_bk * w_k
-    return -(weighted * log_softmax(logits_bk.float(), dim=1)).sum(dim=1)
-
-
 def binary_cross_entropy(logits_bk: Tensor, targets_bk: Tensor, w_k: Tensor) -> Tensor:
     """Return the weighted BCE of the logit difference of two classes, (b,).
 
     The softmax of two logits is the sigmoid of their difference, so this equals `cross_entropy`
     but for the weighting of soft targets: here a sample is weighted as a whole.
     """
-    logit_b = logits_bk[:, 1].float() - logits_bk[:, 0].float()
+    logit_b = logits_bk[:, 1] - logits_bk[:, 0]
     weight_b = (targets_bk * w_k).sum(dim=1)
     return binary_cross_entropy_with_logits(
         logit_b, targets_bk[:, 1], weight=weight_b, reduction="none"
@@ -92,5 +77,5 @@ def binary_cross_entropy(logits_bk: Tensor, targets_bk: Tensor, w_k: Tensor) -> 
 
 def focal(logits_bk: Tensor, targets_bk: Tensor, w_k: Tensor, gamma: float) -> Tensor:
     """Return -sum_k w_k t_k (1 - p_k)^γ log p_k, (b,) (Lin et al. 2017)."""
-    log_p = log_softmax(logits_bk.float(), dim=1)
+    log_p = log_softmax(logits_bk, dim=1)
     return -(w_k * targets_bk * (1.0 - log_p.exp()) ** gamma * log_p).sum(dim=1)

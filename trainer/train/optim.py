@@ -1,10 +1,12 @@
-"""Optimisers, and the learning rate as a pure function of the step."""
+"""Optimizers, the learning rate as a pure function of the step, and the average of the weights."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from trainer.config import Config
 
@@ -14,22 +16,20 @@ ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1e-4  # as parts of the peak (Smith and
 def build_optimizer(
     config: Config, model: nn.Module, device: torch.device | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimiser; biases, norms and other vectors are not decayed. Fused on CUDA."""
+    """Return the optimizer; biases, norms and other vectors are not decayed. Fused on CUDA."""
     fused = True if device is not None and device.type == "cuda" else None
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay, lr = config.weight_decay, config.lr
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1]},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(
-            groups,
-            lr=config.lr,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=config.weight_decay,
-            fused=fused,
+            groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    return kind(groups, lr=lr, weight_decay=decay, fused=fused)
 
 
 def learning_rate(config: Config, step: int, total_steps: int) -> float:
@@ -52,10 +52,25 @@ def learning_rate(config: Config, step: int, total_steps: int) -> float:
     return peak * _between(1.0, end, part)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the moving average of a model's weights and buffers, to update after each step.
+
+    Step n makes it d * average + (1 - d) * weights, with d = min(decay, (1 + n) / (10 + n)) so that
+    the random start is soon forgotten. Buffers that are not floats (counters) are copied.
+    """
+
+    def update(means: Sequence[Tensor], values: Sequence[Tensor], _: Tensor | int) -> None:
+        n = int(average.n_averaged)  # which is on the CPU: reading it waits for no GPU
+        weight = 1.0 - min(decay, (1.0 + n) / (10.0 + n))
+        for mean, value in zip(means, values, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, weight)
+            else:
+                mean.copy_(value)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.n_averaged.fill_(1)  # at 0 the first update would copy the weights
+    return average
 
 
 def _between(start: float, end: float, part: float) -> float:

@@ -1,22 +1,21 @@
-"""A run that is under way: what it holds, and where it reads from."""
+"""A run that is under way: what it holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from shards.contract.documents import document
-from shards.stream.order import OrderSpec, Position
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import Stream
+from trainer.checkpoint.checkpoint import Progress, checkpoint_folder
 from trainer.config import Config, Layout, System
 from trainer.models.classifier import Classifier
-from trainer.train.ema import MovingAverage
 from trainer.train.losses import Loss
 
 
@@ -33,23 +32,8 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run keeps its checkpoints."""
+        """The folder of the run's checkpoints."""
         return checkpoint_folder(self.out)
-
-
-@document
-@dataclass
-class Progress:
-    """How far a run is; saved with each checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # in the epoch: the next one
-    best: float | None = None  # of the validation: the monitored number
-    best_epoch: int = -1
-    loss_sum: float = 0.0  # over the epoch's steps so far
-    rate_factor: float = 1.0  # halved by each roll-back
-    collapsed: int = 0  # validations in a row that knew one class only
-    ended: str = ""  # why the run ended before its last epoch
 
 
 @dataclass
@@ -61,11 +45,11 @@ class Session:
     shards: ShardSet
     net: Classifier  # the model itself
     model: nn.Module  # the same, as Accelerate prepared it
-    optimizer: Any  # an Optimizer, as Accelerate prepared it
+    optimizer: AcceleratedOptimizer
     stream: Stream
     memory_format: Layout
     loss: Loss
-    average: MovingAverage | None
+    average: AveragedModel | None
     progress: Progress
     say: Callable[[str], None]
     losses: list[Tensor] = field(default_factory=list)  # of steps, still on the device
@@ -108,33 +92,5 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch is done, or the run ended early."""
+        """True when every epoch is done, or the run ended early."""
         return bool(self.progress.ended) or self.progress.epoch >= self.config.epochs
-
-
-def checkpoint_folder(out: Path) -> Path:
-    """Return where a run keeps its checkpoints."""
-    return out / "checkpoints"
-
-
-def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:
-    """Return the stream of training batches, from where the run is."""
-    config = job.config
-    pinned = accelerator.device.type == "cuda"
-    return Stream(
-        shards,
-        "train",
-        batch_size=config.batch_size,
-        order=OrderSpec(seed=config.seed, balance=config.balance),
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        position=Position(epoch=progress.epoch, step=progress.step),
-        epochs=config.epochs - progress.epoch,
-        num_threads=job.system.readers,
-        allocate=_pinned if pinned else None,
-    )
-
-
-def _pinned(shape: tuple[int, ...]) -> np.ndarray:
-    memory: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-    return memory

@@ -1,24 +1,28 @@
-"""How a run starts in an empty folder, or goes on in one that has a checkpoint."""
+"""The start of a run in an empty folder, or its going on in one that has a checkpoint."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from shards.contract.documents import to_plain
+from shards.stream.order import OrderSpec, Position
 from shards.stream.shardset import ShardSet
+from shards.stream.stream import Stream
 from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.run_folder import restore, saved_state
-from trainer.config import Layout, config_to_json
+from trainer.checkpoint.checkpoint import Progress
+from trainer.config import Layout
 from trainer.models.classifier import Classifier, build_classifier, inputs_of, without_weights
 from trainer.models.memory_format import checkpoint_activations, to_memory_format
 from trainer.setup.classes import check_classes
 from trainer.setup.distributed import check_agreement
 from trainer.setup.preflight import cudnn_version, is_native, warnings_for
-from trainer.train.ema import MovingAverage
 from trainer.train.losses import build_loss
-from trainer.train.optim import build_optimizer
-from trainer.train.run_state import Job, Progress, Session, open_stream
+from trainer.train.optim import build_optimizer, moving_average
+from trainer.train.run_state import Job, Session
+from trainer.train.saving import restore, saved_state
 from trainer.train.trial import choose_memory_format, trial_step
 
 TIMED_BATCH = 8  # images with which the memory format is chosen
@@ -52,7 +56,7 @@ def start_session(
         say(line)
     progress = saved.progress if saved else Progress()
     stream = open_stream(job, accelerator, shards, progress)
-    check_agreement(accelerator, {**stream.agreement(), "config": config_to_json(config)})
+    check_agreement(accelerator, {**stream.agreement(), "config": to_plain(config)})
     net.to(accelerator.device)
     if saved and job.system.memory_format == "auto":
         memory_format = saved.memory_format
@@ -61,9 +65,9 @@ def start_session(
     to_memory_format(net, memory_format)
     if saved:
         net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model", saved))
+    average = moving_average(net, config.ema) if config.ema else None
     if job.system.checkpoint_activations:
         checkpoint_activations(net)
-    average = MovingAverage(net, config.ema) if config.ema else None
     if job.system.compile:
         net.compile()
     session = Session(
@@ -105,3 +109,25 @@ def _memory_format(
     timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
     say(f"memory format {answer[0]} ({timing} for {size} images)")
     return answer[0]
+
+
+def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:
+    """Return the stream of training batches, from where the run is."""
+    config = job.config
+    return Stream(
+        shards,
+        "train",
+        batch_size=config.batch_size,
+        order=OrderSpec(seed=config.seed, balance=config.balance),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        position=Position(epoch=progress.epoch, step=progress.step),
+        epochs=config.epochs - progress.epoch,
+        num_threads=job.system.readers,
+        allocate=_pinned if accelerator.device.type == "cuda" else None,
+    )
+
+
+def _pinned(shape: tuple[int, ...]) -> np.ndarray:
+    memory: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return memory

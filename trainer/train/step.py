@@ -1,4 +1,4 @@
-"""One optimiser step on a rank's part of a global batch.
+"""One optimizer step on a rank's part of a global batch.
 
 Nothing random outlives a step: augmentation is a function of (seed, epoch, sample) and dropout of
 (seed, epoch, step, rank). So a checkpoint needs no generator's state to be exact.
@@ -8,25 +8,26 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from shards.images.channels import em_channels
 from shards.stream.stream import Batch
 from trainer.augment.keyed_random import seed_for
 from trainer.augment.mixing import mix
 from trainer.augment.spatial import augment_batch
-from trainer.train.losses import one_hot_targets
-from trainer.train.optim import learning_rate, set_learning_rate
+from trainer.train.optim import learning_rate
 from trainer.train.run_state import Session
 
 
 def train_step(session: Session, batch: Batch) -> Tensor:
-    """Do one optimiser step; return this rank's mean loss, detached."""
+    """Do one optimizer step; return this rank's mean loss, detached."""
     config, accelerator = session.config, session.accelerator
     torch.manual_seed(
         seed_for("step", config.seed, batch.epoch, batch.step, accelerator.process_index)
     )
     rate = learning_rate(config, session.steps_done, session.total_steps)
-    set_learning_rate(session.optimizer.optimizer, rate * session.progress.rate_factor)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
     x, targets = prepared(session, batch)
     session.model.train()
     total = torch.zeros((), device=x.device)
@@ -43,7 +44,7 @@ def train_step(session: Session, batch: Batch) -> Tensor:
     session.optimizer.step()
     session.optimizer.zero_grad()
     if session.average is not None:
-        session.average.update(session.net)
+        session.average.update_parameters(session.net)
     return total
 
 
@@ -52,7 +53,7 @@ def prepared(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
     config, manifest = session.config, session.shards.manifest
     x = session.upload(batch.images)
     labels = torch.from_numpy(batch.labels).to(x.device)
-    targets = one_hot_targets(labels, len(manifest.class_names))
+    targets = one_hot(labels, len(manifest.class_names)).float()
     x = augment_batch(
         x,
         batch.rows,

@@ -1,98 +1,119 @@
 """What happens between epochs: validation, the best checkpoint, and reasons to end early."""
 
-from contextlib import nullcontext
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
-from trainer.checkpoint.run_folder import save_session
-from trainer.models.infer import scores, softmax_of, split_probabilities
+from eval.metrics.metrics import balanced_accuracy, confusion, predict, recalls
+from trainer.models.infer import Floats, softmax_of, split_probabilities
 from trainer.setup.classes import class_counts, is_judged
 from trainer.train.logs import RunLog
 from trainer.train.run_state import Session
+from trainer.train.saving import save_session
 
 COLLAPSES = 2  # validations in a row
 
 
-def end_epoch(session: Session, log: RunLog, *, rollback: bool) -> bool:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Scores of the validation split at the most probable class."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    recalls: dict[str, float]  # by class
+
+    @property
+    def one_class_only(self) -> bool:
+        """True where all predictions are of one class."""
+        *others, highest = sorted(self.recalls.values())
+        return highest == 1.0 and not any(others)
+
+    def numbers(self) -> dict[str, float]:
+        """Return each score by its name in the log."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            **{f"recall_{name}": value for name, value in self.recalls.items()},
+        }
+
+
+def end_epoch(session: Session, log: RunLog) -> None:
     """Validate, log, and save as `last`, and as `best` when it is.
 
     With a moving average both are validated, and the average decides. Where the validation split
-    holds one class alone, the last epoch is the best. Returns whether to go back to the best
-    checkpoint, which nothing is saved before; it never says so without `rollback`.
+    holds one class alone, the last epoch is the best.
     """
-    state, epoch = session.progress, session.progress.epoch
-    raw = validate(session, averaged=False)
-    raw["train_loss"] = state.loss_sum / session.stream.steps_per_epoch
-    log.write("val", session.steps_done, epoch - 1, raw)
-    found = raw
-    if session.average is not None:
-        found = validate(session, averaged=True)
-        log.write("val_average", session.steps_done, epoch - 1, found)
-    session.say(
-        f"epoch {epoch}/{session.config.epochs}: train loss {raw['train_loss']:.4f}, val loss "
-        f"{found['loss']:.4f}, val balanced accuracy {found['balanced_accuracy']:.4f}"
-    )
+    state, config, monitor = session.progress, session.config, session.config.monitor
+    train_loss = state.loss_sum / session.stream.steps_per_epoch
     state.loss_sum = 0.0
-    names = ["last"]
-    value = found[session.config.monitor]
+    step, epoch = session.steps_done, state.epoch - 1
+    found = validate(session, session.net)
+    log.write("val", step, epoch, {**found.numbers(), "train_loss": train_loss})
+    if session.average is not None:
+        found = validate(session, session.average.module)
+        log.write("val_average", step, epoch, found.numbers())
+    session.say(
+        f"epoch {state.epoch}/{config.epochs}: train loss {train_loss:.4f}, val loss "
+        f"{found.loss:.4f}, val balanced accuracy {found.balanced_accuracy:.4f}"
+    )
     judged = is_judged(class_counts(session.shards, "val"))
-    if not judged or state.best is None or _better(value, state.best, session.config.monitor):
-        state.best, state.best_epoch = value, epoch - 1
-        names.append("best")
-    if judged and _consider_ending(session, found, rollback=rollback):
-        return True
-    save_session(session, names)
-    return False
+    value = found.loss if monitor == "loss" else found.balanced_accuracy
+    better = state.best is None or (value < state.best if monitor == "loss" else value > state.best)
+    if better or not judged:
+        state.best, state.best_epoch = value, epoch
+    if judged:
+        _consider_ending(session, found)
+    save_session(session, ["last", "best"] if state.best_epoch == epoch else ["last"])
 
 
-def validate(session: Session, *, averaged: bool) -> dict[str, float]:
-    """Return the scores of the validation split, by the raw or the averaged weights."""
-    _share_buffers(session)
-    session.net.eval()
-    accelerator, average = session.accelerator, session.average
-    weights = average.applied(session.net) if averaged and average is not None else nullcontext()
-    with weights, accelerator.autocast():
+def validate(session: Session, model: nn.Module) -> Scores:
+    """Return the scores of the validation split by `model`: the net or its moving average."""
+    accelerator, shards = session.accelerator, session.shards
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():  # rank 0's are saved
+            torch.distributed.broadcast(buffer, 0)
+    model.eval()
+    with accelerator.autocast():
         probabilities = split_probabilities(
             accelerator,
-            softmax_of(session.net),
-            session.shards,
+            softmax_of(model),
+            shards,
             "val",
             batch_size=max(1, session.config.batch_size // accelerator.num_processes),
             readers=session.job.system.readers,
         )
-    names = session.shards.manifest.class_names
-    return scores(session.shards.index("val").label, probabilities, names)
+    return scores(shards.index("val").label, probabilities, shards.manifest.class_names)
 
 
-def one_class_only(found: dict[str, float]) -> bool:
-    """Say whether these scores are of predictions that are all of one class."""
-    recalls = sorted(value for name, value in found.items() if name.startswith("recall_"))
-    return recalls[-1] == 1.0 and not any(recalls[:-1])
+def scores(
+    labels: npt.NDArray[np.integer], probabilities: Floats, class_names: tuple[str, ...]
+) -> Scores:
+    """Return the scores of probabilities (n, k) for labels (n,)."""
+    labels = labels.astype(np.int64)
+    predicted = predict(probabilities, None)
+    of_label = probabilities[np.arange(len(labels)), labels]
+    by_class = recalls(confusion(labels, predicted, len(class_names)).astype(np.float64))
+    return Scores(
+        loss=float(-np.log(np.maximum(of_label, 1e-12)).mean()),
+        accuracy=float((predicted == labels).mean()),
+        balanced_accuracy=balanced_accuracy(labels, predicted),
+        recalls=dict(zip(class_names, by_class.tolist(), strict=True)),
+    )
 
 
-def _consider_ending(session: Session, found: dict[str, float], *, rollback: bool) -> bool:
+def _consider_ending(session: Session, found: Scores) -> None:
     state, config = session.progress, session.config
-    one = state.epoch > 1 and one_class_only(found)
-    state.collapsed = state.collapsed + 1 if one else 0
+    state.collapsed = state.collapsed + 1 if state.epoch > 1 and found.one_class_only else 0
     if state.collapsed >= COLLAPSES:
         text = f"the model calls everything one class, {state.collapsed} epochs in a row"
         session.say(f"warning: {text}; lower --lr, or use --class-weights inverse")
-        if config.on_collapse == "rollback" and rollback:
-            return True
-        if config.on_collapse != "say":
+        if config.on_collapse == "stop":
             state.ended = text
     waited = state.epoch - 1 - state.best_epoch
     if config.patience and waited >= config.patience:
         state.ended = f"no better validation in {waited} epochs"
-    return False
-
-
-def _better(value: float, best: float, monitor: str) -> bool:
-    return value < best if monitor == "loss" else value > best
-
-
-def _share_buffers(session: Session) -> None:
-    """Give every rank rank 0's buffers, which are the ones that are saved."""
-    if session.accelerator.num_processes > 1:
-        for buffer in session.net.buffers():
-            torch.distributed.broadcast(buffer, 0)

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from shards.contract.schema import ImageSpec
 from shards.storage.atomic import atomic_write
 from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.checkpoint import State
+from trainer.checkpoint.checkpoint import Progress, State
 from trainer.models.classifier import Inputs
 from trainer.models.memory_format import to_memory_format
 from trainer.recipes import get_recipe
 from trainer.train.optim import build_optimizer
-from trainer.train.run_state import Progress
 
 IMAGE = ImageSpec(shape=(1, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40.0, 8.0, 8.0))
 STATE = State(
@@ -67,7 +66,7 @@ def test_an_optimizer_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
         return [p.detach().clone() for p in model.parameters()]
 
     start = steps(3)
-    tensors = checkpoints.flatten_optimizer(optimizer.state_dict())
+    tensors = checkpoints.flatten_optimizer(optimizer)
     groups = {"optimizer": tensors, "model": model.state_dict()}
     checkpoints.save_checkpoint(tmp_path, 3, groups, STATE, ["last"])
     expected = steps(2)
@@ -204,8 +203,12 @@ def test_an_older_checkpoint_without_hashes_is_read(tmp_path: Path) -> None:
     values = json.loads(path.read_text())
     del values["document_sha256"], values["files"]
     values["optimizer"] = {"groups": [{"lr": 0.1, "betas": [0.9, 0.999]}], "values": {}}
+    values["config"] |= {"on_nan": "rollback", "on_collapse": "say"}
+    values["progress"]["rate_factor"] = 0.5
     path.write_text(json.dumps(values))
-    assert read(tmp_path / "last")[1]["w"][0] == 1
+    state, tensors = read(tmp_path / "last")
+    assert state.config == STATE.config
+    assert tensors["w"][0] == 1
 
 
 @pytest.mark.parametrize(

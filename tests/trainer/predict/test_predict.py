@@ -16,11 +16,8 @@ from eval.inputs.subject import open_subject
 from eval.metrics.metrics import balanced_accuracy
 from shards.contract.documents import dump_json
 from shards.stream.shardset import open_shards
-from shards.stream.stream import Batch
 from tests.trainer.conftest import main
 from trainer.checkpoint.load import load_trained
-from trainer.train.run_state import Session
-from trainer.train.step import train_step
 
 TINY = (
     "unet3d_small", "--crop", "8", "24", "24", "--width", "4", "--epochs", "7",
@@ -176,48 +173,10 @@ def test_a_run_ends_early_when_nothing_improves(cubes: str, tmp_path: Path) -> N
     assert len([v for v in (out / "metrics.jsonl").read_text().splitlines() if '"val"' in v]) == 3
 
 
-def test_a_loss_that_is_not_a_number_stops_or_rolls_back(
-    cubes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run(cubes: str, tmp_path: Path) -> None:
     bad = ["--lr", "1e30", "--clip-norm", "0", "--optimizer", "sgd", "--data", cubes]
-    with pytest.raises(RuntimeError, match="the loss is not a number in epoch 1"):
+    with pytest.raises(RuntimeError, match="the loss is not a number in epoch 1; lower --lr"):
         main([*TINY, *bad, "--out", str(tmp_path / "stop")])
-    rest = ["--on-nan", "rollback", "--checkpoint-steps", "1", "--log-steps", "1", "--epochs", "1"]
-    with pytest.raises(RuntimeError, match="not a number"):
-        main([*TINY, *bad, *rest, "--out", str(tmp_path / "back")])
-    assert capsys.readouterr().err.count("back to the last checkpoint, at half the rate") == 5
-
-
-def test_a_rolled_back_run_goes_on_at_half_the_rate(
-    cubes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = []
-
-    def step(session: Session, batch: Batch) -> torch.Tensor:
-        loss = train_step(session, batch)
-        steps.append((batch.epoch, batch.step))
-        return loss * float("nan") if len(steps) == 5 else loss
-
-    monkeypatch.setattr("trainer.train.loop.train_step", step)
-    out = tmp_path / "run"
-    some = ["--epochs", "1", "--on-nan", "rollback", "--checkpoint-steps", "3", "--log-steps", "1"]
-    main(
-        [
-            *TINY,
-            *some,
-            "--schedule",
-            "constant",
-            "--warmup",
-            "0",
-            "--data",
-            cubes,
-            "--out",
-            str(out),
-        ]
-    )
-    assert [step for _, step in steps] == [0, 1, 2, 3, 4, 3, 4, 5]
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-2]["lr"] == pytest.approx(0.0015)
 
 
 def test_a_2d_recipe_trains_on_patches(patches: str, tmp_path: Path) -> None:

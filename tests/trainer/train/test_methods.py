@@ -5,24 +5,25 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
+from torch.nn.functional import one_hot
 from torchvision.ops import sigmoid_focal_loss
 
-from shards.contract.documents import parse_plain
+from shards.contract.documents import parse_plain, to_plain
 from trainer.augment.mixing import cut_and_paste, mix
 from trainer.augment.spatial import augment_batch
-from trainer.config import Augment, Config, config_to_json
+from trainer.config import Augment, Config
 from trainer.models.memory_format import checkpoint_activations
 from trainer.recipes import get_recipe
 from trainer.setup.preflight import is_native, warnings_for
-from trainer.train.ema import MovingAverage
-from trainer.train.losses import build_loss, class_weights, one_hot_targets
+from trainer.train.losses import build_loss, class_weights
+from trainer.train.optim import moving_average
 
 ROWS = np.arange(6, dtype=np.int64)
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
 
 def config(**changes: object) -> Config:
-    values = config_to_json(get_recipe("unet3d_small")) | changes
+    values = to_plain(get_recipe("unet3d_small")) | changes
     return parse_plain(Config, values, where="test", cure="")
 
 
@@ -50,14 +51,14 @@ def test_effective_class_weights_follow_the_formula() -> None:
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.25])
 def test_focal_loss_agrees_with_torchvision(alpha: float) -> None:
-    z, targets = logits(), one_hot_targets(LABELS, 2)
+    z, targets = logits(), one_hot(LABELS, 2).float()
     loss = build_loss(config(loss="focal", focal_gamma=2.0, focal_alpha=alpha), [3, 3])
     expected = sigmoid_focal_loss(z[:, 1] - z[:, 0], LABELS.float(), alpha, 2.0)
     torch.testing.assert_close(loss(z, targets), expected)
 
 
 def test_bce_agrees_with_torch_and_with_cross_entropy() -> None:
-    z, targets = logits(), one_hot_targets(LABELS, 2)
+    z, targets = logits(), one_hot(LABELS, 2).float()
     settings = {"class_weights": "inverse"}
     weights = class_weights("inverse", [10, 40])
     bce = build_loss(config(loss="bce", **settings), [10, 40])(z, targets)
@@ -73,7 +74,7 @@ def test_bce_agrees_with_torch_and_with_cross_entropy() -> None:
 
 def test_label_smoothing_agrees_with_torch() -> None:
     z, labels = logits(3), LABELS + 1
-    loss = build_loss(config(label_smoothing=0.1), [1, 1, 1])(z, one_hot_targets(labels, 3))
+    loss = build_loss(config(label_smoothing=0.1), [1, 1, 1])(z, one_hot(labels, 3).float())
     expected = nn.functional.cross_entropy(z, labels, label_smoothing=0.1, reduction="none")
     torch.testing.assert_close(loss, expected)
 
@@ -148,25 +149,23 @@ def test_mixup_is_the_weighted_mean_of_neighbours() -> None:
 def test_the_moving_average_has_its_closed_form() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    average = MovingAverage(model, decay=0.5)
+    average = moving_average(model, decay=0.5)
     values, expected = [3.0, -1.0, 4.0, 1.0], 0.0
     for n, value in enumerate(values, start=1):
         nn.init.constant_(model.weight, value)
-        average.update(model)
+        average.update_parameters(model)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * value
-    assert average.tensors["weight"].item() == pytest.approx(expected)
-    with average.applied(model):
-        assert model.weight.item() == pytest.approx(expected)
+    assert average.module.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 1.0
 
 
 def test_the_moving_average_copies_counters() -> None:
     model = nn.BatchNorm1d(2)
-    average = MovingAverage(model, decay=0.9)
+    average = moving_average(model, decay=0.9)
     model(torch.rand(4, 2))
-    average.update(model)
-    assert average.tensors["num_batches_tracked"] == 1
+    average.update_parameters(model)
+    assert average.module.num_batches_tracked == 1
 
 
 # Recomputing

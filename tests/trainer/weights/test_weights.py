@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from shards.contract.documents import parse_plain
+from shards.contract.documents import parse_plain, to_plain
 from shards.contract.schema import ImageSpec
 from shards.stream.shardset import open_shards
 from trainer.checkpoint.load import load_trained, model_folder
-from trainer.config import Config, config_to_json
+from trainer.config import Config
 from trainer.models.classifier import Inputs, build_classifier, inputs_of
 from trainer.models.torchvision_nets import add_stochastic_depth
 from trainer.recipes import get_recipe
@@ -72,7 +72,7 @@ def inputs(shape: tuple[int, ...]) -> Inputs:
 
 
 def config(recipe: str, **changes: object) -> Config:
-    values = config_to_json(get_recipe(recipe)) | changes
+    values = to_plain(get_recipe(recipe)) | changes
     return parse_plain(Config, values, where="test", cure="")
 
 
@@ -117,7 +117,7 @@ def test_a_published_model_is_read_from_its_url(served: tuple[Path, str], cubes:
     with open_shards(cubes) as shards:
         own = inputs_of(shards.manifest)
     net = build_classifier(settings, own)[0].eval()
-    state = {"config": config_to_json(settings), "inputs": asdict(own), "progress": {}}
+    state = {"config": to_plain(settings), "inputs": asdict(own), "progress": {}}
     more = {"schema_version": 1, "memory_format": "contiguous", "manifest_sha256": ""}
     (folder / "state.json").write_text(json.dumps(state | more))
     with pytest.raises(ValueError, match=r"cannot download .*/model\.safetensors .*check the URL"):

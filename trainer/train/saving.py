@@ -1,0 +1,151 @@
+"""What a run writes into its folder, run.json and checkpoints, and going on from those."""
+
+import os
+from dataclasses import replace
+
+import torch
+
+from shards.contract.documents import write_document
+from shards.stream.shardset import ShardSet
+from trainer.checkpoint import checkpoint as checkpoints
+from trainer.checkpoint.checkpoint import SCHEMA_VERSION, State
+from trainer.checkpoint.run_folder import (
+    Best,
+    RunRecord,
+    absolute_url,
+    git_state,
+    read_run,
+    versions,
+)
+from trainer.checkpoint.writing import naming
+from trainer.config import differences
+from trainer.models.classifier import inputs_of
+from trainer.train.run_state import Job, Session
+
+
+def saved_state(job: Job, shards: ShardSet) -> State | None:
+    """Return the state of the run's last checkpoint, None where there is none.
+
+    One of other data or of another config is an error, and so are predictions without the
+    checkpoint that made them.
+    """
+    folder = job.checkpoints / "last"
+    if not checkpoints.has_checkpoint(job.checkpoints, "last"):
+        if (job.out / "predictions").exists():
+            raise ValueError(
+                f"{job.out} holds predictions but no checkpoint: they are another model's; "
+                "choose another --out, or delete them"
+            )
+        return None
+    saved = checkpoints.load_state(folder)
+    if saved.manifest_sha256 != shards.manifest_sha256:
+        raise ValueError(
+            f"{job.out} was trained on other data (manifest {saved.manifest_sha256[:12]}, but "
+            f"{shards.url} has {shards.manifest_sha256[:12]}): cannot resume with other data; "
+            "give the same --data or another --out"
+        )
+    if changed := differences(saved.config, job.config):
+        raise ValueError(
+            f"{job.out} was trained with another config ({', '.join(changed)}); give the same "
+            "values to continue it, or another --out to start anew"
+        )
+    return saved
+
+
+def restore(session: Session, saved: State) -> None:
+    """Put moving average, optimizer and scaler back as they were saved beside `saved`."""
+    folder = session.job.checkpoints / "last"
+    if session.average is not None:
+        session.average.module.load_state_dict(checkpoints.load_tensors(folder, "average", saved))
+        session.average.n_averaged.fill_(saved.average_steps + 1)
+    tensors = checkpoints.load_tensors(folder, "optimizer", saved)
+    checkpoints.restore_optimizer(session.optimizer.optimizer, tensors)
+    if session.accelerator.scaler is not None and saved.scaler:
+        session.accelerator.scaler.load_state_dict(saved.scaler)
+
+
+def save_session(session: Session, names: list[str]) -> None:
+    """Save a checkpoint under `names`; every rank calls this, rank 0 writes."""
+    session.add_losses()
+    if session.accelerator.is_main_process:
+        scaler, average = session.accelerator.scaler, session.average
+        state = State(
+            schema_version=SCHEMA_VERSION,
+            config=session.config,
+            manifest_sha256=session.shards.manifest_sha256,
+            inputs=inputs_of(session.shards.manifest),
+            progress=session.progress,
+            memory_format=session.memory_format,
+            world_size=session.accelerator.num_processes,
+            average_steps=0 if average is None else int(average.n_averaged) - 1,
+            scaler=None if scaler is None else scaler.state_dict(),
+        )
+        groups = {
+            "model": session.net.state_dict(),
+            "optimizer": checkpoints.flatten_optimizer(session.optimizer.optimizer),
+        }
+        if average is not None:
+            groups["average"] = average.module.state_dict()
+        folder = session.job.checkpoints
+        checkpoints.save_checkpoint(folder, session.steps_done, groups, state, names)
+    session.accelerator.wait_for_everyone()
+
+
+def write_run(session: Session, status: str) -> None:
+    """Write run.json; rank 0 alone. `status` is running, stopped or finished."""
+    if not session.accelerator.is_main_process:
+        return
+    manifest = session.shards.manifest
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        recipe=session.job.recipe,
+        status=status,
+        config=session.config,
+        system=session.job.system,
+        data_url=absolute_url(session.shards.url),
+        manifest_sha256=session.shards.manifest_sha256,
+        class_names=manifest.class_names,
+        view=manifest.image.view,
+        num_parameters=sum(p.numel() for p in session.net.parameters()),
+        train_counts=manifest.splits["train"].class_counts,
+        memory_format=session.memory_format,
+        world_size=session.accelerator.num_processes,
+        device=_device_name(session.accelerator.device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        git=git_state(),
+        command=session.job.command,
+        best=_best(session),
+        ended=session.progress.ended or None,
+    )
+    _write(session, record)
+
+
+def complete_run(session: Session) -> None:
+    """Say in run.json that a run is finished, if the process that ended it did not live to."""
+    if not session.accelerator.is_main_process:
+        return
+    if not (session.job.out / "run.json").exists():
+        write_run(session, "finished")
+        return
+    record = read_run(session.job.out)
+    if record.status != "finished":
+        ended = session.progress.ended or None
+        _write(session, replace(record, status="finished", best=_best(session), ended=ended))
+
+
+def _best(session: Session) -> Best:
+    state = session.progress
+    return Best(monitor=session.config.monitor, value=state.best, epoch=state.best_epoch)
+
+
+def _write(session: Session, record: RunRecord) -> None:
+    path = session.job.out / "run.json"
+    with naming(str(path)):
+        write_document(path, record)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {os.cpu_count()} cores"
