@@ -24,7 +24,7 @@ from shards.storage.atomic import atomic_write, fsync
 from trainer.checkpoint.writing import naming
 from trainer.config import Config, Layout
 from trainer.models.classifier import Inputs
-from trainer.weights.tensor_files import Tensors, parse_safetensors
+from trainer.weights.tensor_files import Tensors, read_tensors
 
 SCHEMA_VERSION = 1
 STATE = "state.json"
@@ -118,21 +118,19 @@ def complete_checkpoint(folder: Path, state: State) -> None:
     _delete_unnamed(folder)
 
 
-def write_model(folder: Path, groups: dict[str, Tensors], state: State) -> None:
-    """Write tensors, and last the state with the hashes of all that `folder` then holds."""
-    hashes = dict(state.files)
+def write_model(
+    folder: Path, groups: dict[str, Tensors], state: State, others: dict[str, bytes] | None = None
+) -> None:
+    """Write other files by name, tensors by stem, and last the state with the hashes of all."""
+    files = dict(others or {})
     for stem, tensors in groups.items():
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        path = folder / f"{stem}.safetensors"
-        hashes[path.name] = sha256(data).hexdigest()
-        with atomic_write(path) as file:
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        files[f"{stem}.safetensors"] = save(contiguous)
+    for name, data in files.items():
+        with atomic_write(folder / name) as file:
             file.write(data)
+    hashes = {name: sha256(data).hexdigest() for name, data in files.items()}
     write_document(folder / STATE, replace(state, files=hashes))
-
-
-def has_checkpoint(folder: Path, name: str) -> bool:
-    """Say whether a checkpoint of this name was written, whole or not."""
-    return (folder / name).is_symlink() or (folder / name).exists()
 
 
 def load_state(folder: Path) -> State:
@@ -152,16 +150,12 @@ def parse_record(record: type[Record], data: bytes, *, where: str, cure: str) ->
     return parse_plain(record, values, where=where, cure=cure)
 
 
-def load_tensors(folder: Path, stem: str, state: State) -> Tensors:
-    """Return the tensors of one file of a checkpoint folder, whose hash its state must know."""
+def load_tensors(folder: Path, stem: str) -> Tensors:
+    """Return the tensors of one file of a checkpoint folder, of the hash that its state says."""
     path = folder / f"{stem}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: the checkpoint lacks this file; {OTHER}")
-    data = path.read_bytes()
-    expected = state.files.get(path.name)
-    if expected is not None and sha256(data).hexdigest() != expected:
-        raise ValueError(f"{path}: damaged, its SHA-256 is not the one in {STATE}; {OTHER}")
-    return parse_safetensors(data, where=str(path), cure=OTHER)
+    return read_tensors(path, cure=OTHER).get("", {})
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:

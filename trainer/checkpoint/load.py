@@ -6,8 +6,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from shards.stream.shardset import ShardSet
-from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.checkpoint import STATE, State, checkpoint_folder, parse_record
+from trainer.checkpoint.checkpoint import (
+    STATE,
+    State,
+    checkpoint_folder,
+    load_state,
+    load_tensors,
+    parse_record,
+)
 from trainer.config import Config
 from trainer.models.classifier import Classifier, Inputs, build_classifier, without_weights
 from trainer.models.memory_format import to_memory_format
@@ -55,7 +61,7 @@ def _fetched(url: str) -> Path:
     where = f"{url}/{STATE}"
     read_state = partial(parse_record, State, where=where, cure="check the URL")
     fetch_to(folder / STATE, where, cure="check the URL", check=read_state)
-    known = checkpoints.load_state(folder).files.get(WEIGHTS)
+    known = load_state(folder).files.get(WEIGHTS)
 
     def check(data: bytes) -> None:
         if known is not None and sha256(data).hexdigest() != known:
@@ -68,7 +74,7 @@ def _fetched(url: str) -> Path:
 
 def load_trained(folder: Path, *, raw: bool = False) -> Trained:
     """Return the model of a folder, by its averaged weights where there are any, or the raw."""
-    state = checkpoints.load_state(folder)
+    state = load_state(folder)
     try:
         model, _ = build_classifier(without_weights(state.config), state.inputs)
     except ValueError as error:
@@ -76,7 +82,7 @@ def load_trained(folder: Path, *, raw: bool = False) -> Trained:
     averaged = "average.safetensors" in state.files or (folder / "average.safetensors").is_file()
     stem = "average" if averaged and not raw else "model"
     try:
-        model.load_state_dict(checkpoints.load_tensors(folder, stem, state))
+        model.load_state_dict(load_tensors(folder, stem))
     except RuntimeError as error:
         raise ValueError(
             f"{folder}/{stem}.safetensors: not the weights of the model in its state.json "

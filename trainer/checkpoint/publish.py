@@ -7,16 +7,14 @@ README.md                       the model card
 
 import io
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from shards.contract.documents import parse_json
-from shards.storage.atomic import atomic_write
 from shards.storage.locks import sole_writer
-from trainer.checkpoint import checkpoint as checkpoints
+from trainer.checkpoint.checkpoint import write_model
 from trainer.checkpoint.load import Trained, load_trained, model_folder
 from trainer.checkpoint.writing import naming
 
@@ -51,18 +49,9 @@ def export_run(run: str, out: Path, *, checkpoint: str = "best", raw: bool = Fal
     files = {"model.pt2": program, "README.md": card.encode()}
     if scores is not None:
         files["metrics.json"] = scores
-    state = replace(
-        trained.state,
-        files={name: sha256(data).hexdigest() for name, data in files.items()},
-        world_size=1,
-        average_steps=0,
-        scaler=None,
-    )
+    state = replace(trained.state, world_size=1, average_steps=0, scaler=None)
     with sole_writer(out), naming(str(out), cure="make room or check the rights there"):
-        for name, data in files.items():
-            with atomic_write(out / name) as file:
-                file.write(data)
-        checkpoints.write_model(out, {"model": trained.model.state_dict()}, state)
+        write_model(out, {"model": trained.model.state_dict()}, state, files)
     return difference
 
 

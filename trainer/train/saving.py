@@ -1,7 +1,6 @@
 """What a run writes into its folder, run.json and checkpoints, and going on from those."""
 
 import os
-from dataclasses import replace
 
 import torch
 
@@ -30,7 +29,7 @@ def saved_state(job: Job, shards: ShardSet) -> State | None:
     checkpoint that made them.
     """
     folder = job.checkpoints / "last"
-    if not checkpoints.has_checkpoint(job.checkpoints, "last"):
+    if not folder.is_symlink() and not folder.exists():
         if (job.out / "predictions").exists():
             raise ValueError(
                 f"{job.out} holds predictions but no checkpoint: they are another model's; "
@@ -56,9 +55,9 @@ def restore(session: Session, saved: State) -> None:
     """Put moving average, optimizer and scaler back as they were saved beside `saved`."""
     folder = session.job.checkpoints / "last"
     if session.average is not None:
-        session.average.module.load_state_dict(checkpoints.load_tensors(folder, "average", saved))
+        session.average.module.load_state_dict(checkpoints.load_tensors(folder, "average"))
         session.average.n_averaged.fill_(saved.average_steps + 1)
-    tensors = checkpoints.load_tensors(folder, "optimizer", saved)
+    tensors = checkpoints.load_tensors(folder, "optimizer")
     checkpoints.restore_optimizer(session.optimizer.optimizer, tensors)
     if session.accelerator.scaler is not None and saved.scaler:
         session.accelerator.scaler.load_state_dict(saved.scaler)
@@ -95,7 +94,7 @@ def write_run(session: Session, status: str) -> None:
     """Write run.json; rank 0 alone. `status` is running, stopped or finished."""
     if not session.accelerator.is_main_process:
         return
-    manifest = session.shards.manifest
+    manifest, state = session.shards.manifest, session.progress
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         recipe=session.job.recipe,
@@ -115,34 +114,19 @@ def write_run(session: Session, status: str) -> None:
         versions=versions(),
         git=git_state(),
         command=session.job.command,
-        best=_best(session),
-        ended=session.progress.ended or None,
+        best=Best(monitor=session.config.monitor, value=state.best, epoch=state.best_epoch),
+        ended=state.ended or None,
     )
-    _write(session, record)
+    path = session.job.out / "run.json"
+    with naming(str(path)):
+        write_document(path, record)
 
 
 def complete_run(session: Session) -> None:
     """Say in run.json that a run is finished, if the process that ended it did not live to."""
-    if not session.accelerator.is_main_process:
-        return
-    if not (session.job.out / "run.json").exists():
-        write_run(session, "finished")
-        return
-    record = read_run(session.job.out)
-    if record.status != "finished":
-        ended = session.progress.ended or None
-        _write(session, replace(record, status="finished", best=_best(session), ended=ended))
-
-
-def _best(session: Session) -> Best:
-    state = session.progress
-    return Best(monitor=session.config.monitor, value=state.best, epoch=state.best_epoch)
-
-
-def _write(session: Session, record: RunRecord) -> None:
     path = session.job.out / "run.json"
-    with naming(str(path)):
-        write_document(path, record)
+    if not path.exists() or read_run(session.job.out).status != "finished":
+        write_run(session, "finished")
 
 
 def _device_name(device: torch.device) -> str:

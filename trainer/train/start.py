@@ -64,7 +64,7 @@ def start_session(
         memory_format = _memory_format(job, net, accelerator, shards, say)
     to_memory_format(net, memory_format)
     if saved:
-        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model", saved))
+        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
     average = moving_average(net, config.ema) if config.ema else None
     if job.system.checkpoint_activations:
         checkpoint_activations(net)
