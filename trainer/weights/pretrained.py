@@ -1,5 +1,6 @@
 """Weights from elsewhere: torchvision's pretrained ones, files and URLs, fitted to our models."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial as bound
@@ -49,12 +50,8 @@ def load_weights(
     if "://" in source:
         place = cache_folder(source) / (Path(urlsplit(source).path).name or "weights")
         path, cure = _fetched(place, source, cure="give another --weights"), CACHED
-    groups = read_tensors(path, cure=cure)
-    fits = [
-        fit
-        for place, tensors in groups.items()
-        for fit in _fits_of(model, place, {_unwrapped(n): v for n, v in tensors.items()})
-    ]
+    places = read_tensors(path, cure=cure)
+    fits = [fit for place, tensors in places.items() for fit in _fits_of(model, place, tensors)]
     best = max(fits, key=lambda fit: fit.parameters)
     _check(model, best, source=source, partial=partial)
     notes = _head_notes(model, best, class_names, beside(path).inputs.class_names)
@@ -88,12 +85,14 @@ class Fit:
 
 
 def _fits_of(model: nn.Module, place: str, tensors: Tensors) -> Iterator[Fit]:
+    """Yield what fits for each prefix that the tensors' names may share."""
     own = model.state_dict()
+    tensors = {_unwrapped(name): value for name, value in tensors.items()}
     sizes = {name: value.numel() for name, value in model.named_parameters()}
     first = next(n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)) + ".weight"
     for prefix in _prefixes(tensors):
-        renamed = _with_our_names(tensors, prefix, own)
-        if first in renamed and _is_filter_like(renamed[first], own[first]):
+        renamed = _without_prefix(tensors, prefix, own)
+        if first in renamed and _are_filters_like(renamed[first], own[first]):
             renamed[first] = with_channels(renamed[first], own[first].shape[1])
         fitting = {n: v for n, v in renamed.items() if n in own and _is_like(v, own[n])}
         yield Fit(
@@ -107,28 +106,24 @@ def _fits_of(model: nn.Module, place: str, tensors: Tensors) -> Iterator[Fit]:
 
 def _prefixes(tensors: Tensors) -> list[str]:
     """Return '' and every beginning of a name that ends with a dot, shortest first."""
-    found = {""}
-    for name in tensors:
-        parts = name.split(".")
-        found |= {".".join(parts[:count]) + "." for count in range(1, len(parts))}
-    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
+    prefixes = {name[: dot.end()] for name in tensors for dot in re.finditer(r"\.", name)}
+    return sorted({"", *prefixes}, key=lambda prefix: (prefix.count("."), prefix))
 
 
-def _with_our_names(tensors: Tensors, prefix: str, own: Tensors) -> Tensors:
-    """Return the tensors below a prefix without it; the head `fc` is called as `with_head` does."""
+def _without_prefix(tensors: Tensors, prefix: str, own: Tensors) -> Tensors:
+    """Return tensors by names without a prefix; the head `fc` is called as `with_head` does."""
     renamed = {
         name.removeprefix(prefix): value
         for name, value in sorted(tensors.items(), key=lambda item: item[0].startswith(prefix))
     }
     for leaf in ("weight", "bias"):
-        theirs, ours = f"fc.{leaf}", f"fc.1.{leaf}"
-        if theirs in renamed and ours in own and ours not in renamed:
-            renamed[ours] = renamed.pop(theirs)
+        if f"fc.{leaf}" in renamed and f"fc.1.{leaf}" in own.keys() - renamed.keys():
+            renamed[f"fc.1.{leaf}"] = renamed.pop(f"fc.{leaf}")
     return renamed
 
 
 def _is_like(value: Tensor, own: Tensor) -> bool:
-    """Say whether a tensor can stand for ours: shape, layout, and float for float."""
+    """True where a tensor can stand for the model's own: shape, layout, and float for float."""
     return (
         value.shape == own.shape
         and value.layout == torch.strided
@@ -137,14 +132,10 @@ def _is_like(value: Tensor, own: Tensor) -> bool:
     )
 
 
-def _is_filter_like(value: Tensor, own: Tensor) -> bool:
-    """Say whether filters are like ours but for the number of channels."""
-    return (
-        value.ndim == own.ndim
-        and value.shape[1] > 0
-        and value.is_floating_point()
-        and _is_like(value[:, :1], own[:, :1])
-    )
+def _are_filters_like(value: Tensor, own: Tensor) -> bool:
+    """True where filters are like the model's own but for the number of channels."""
+    same_axes = value.ndim == own.ndim and value.shape[1] > 0
+    return same_axes and _is_like(value[:, :1], own[:, :1])
 
 
 def _check(model: nn.Module, best: Fit, *, source: str, partial: bool) -> None:
@@ -171,18 +162,18 @@ def _check(model: nn.Module, best: Fit, *, source: str, partial: bool) -> None:
 
 
 def _head_notes(
-    model: nn.Module, best: Fit, class_names: tuple[str, ...], theirs: tuple[str, ...]
+    model: nn.Module, best: Fit, class_names: tuple[str, ...], of_file: tuple[str, ...]
 ) -> list[str]:
     """Say which classes a head that fits is taken to be of; one of other classes stays new."""
     head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     if f"{head}.weight" not in best.fitting:
         return []
-    if theirs and theirs != class_names:
+    if of_file and of_file != class_names:
         for leaf in ("weight", "bias"):
             best.fitting.pop(f"{head}.{leaf}", None)
-        return [f"the head is left new: the file's is of {', '.join(theirs)}, in this order"]
-    told = "as its state.json says" if theirs else "which the file does not say"
-    return [f"the head's outputs are taken as {', '.join(class_names)}, in this order, {told}"]
+        return [f"the head is left new: the file's is of {', '.join(of_file)}, in this order"]
+    source = "as its state.json says" if of_file else "which the file does not say"
+    return [f"the head's outputs are taken as {', '.join(class_names)}, in this order, {source}"]
 
 
 def _fetched(place: Path, url: str, *, cure: str) -> Path:
