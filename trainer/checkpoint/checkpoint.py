@@ -13,10 +13,10 @@ import shutil
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, JsonValue, with_config
 from safetensors.torch import save
 
 from shards.contract.documents import parse_json, parse_plain, read_bytes, write_document
@@ -142,7 +142,7 @@ def load_state(folder: Path) -> State:
 
 def parse_record(record: type[Record], data: bytes, *, where: str, cure: str) -> Record:
     """Return a `State` or run record, also of a config with an option that has since gone."""
-    values = parse_json(dict[str, Any], data, where=where, cure=cure)
+    values = parse_json(dict[str, JsonValue], data, where=where, cure=cure)
     config = values.get("config")
     if isinstance(config, dict) and "on_nan" in config:
         del config["on_nan"]

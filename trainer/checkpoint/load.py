@@ -61,12 +61,12 @@ def _fetched(url: str) -> Path:
     where = f"{url}/{STATE}"
     read_state = partial(parse_record, State, where=where, cure="check the URL")
     fetch_to(folder / STATE, where, cure="check the URL", check=read_state)
-    known = load_state(folder).files.get(WEIGHTS)
+    expected = load_state(folder).files.get(WEIGHTS)
 
     def check(data: bytes) -> None:
-        if known is not None and sha256(data).hexdigest() != known:
+        if expected is not None and sha256(data).hexdigest() != expected:
             raise ValueError(f"its SHA-256 is not the one in {STATE}; delete {folder}, try again")
-        parse_safetensors(data, where="what came", cure="check the URL")
+        parse_safetensors(data, where="the download", cure="check the URL")
 
     fetch_to(folder / WEIGHTS, f"{url}/{WEIGHTS}", cure="check the URL", check=check)
     return folder
@@ -108,12 +108,11 @@ def check_fit(trained: Trained, shards: ShardSet) -> None:
             "are of unknown size; say it: `python -m shards index URL --voxel-size-nm Z Y X`"
         )
     for name in ("view", "dtype", "channels", "voxel_size_nm"):
-        if getattr(own.image, name) is None:
-            continue  # a voxel size that was unknown in training
-        if (expected := getattr(own.image, name)) != (found := getattr(image, name)):
+        expected, given = getattr(own.image, name), getattr(image, name)
+        if expected not in (None, given):  # None: a voxel size that was unknown in training
             raise ValueError(
                 f"{trained.folder} was trained on images of {name} {expected} but {shards.url} "
-                f"has {found}; pack the data as it was for training"
+                f"has {given}; pack the data as it was for training"
             )
     crop = trained.config.crop or own.image.shape[1:]
     if any(size < part for size, part in zip(image.shape[1:], crop, strict=True)):

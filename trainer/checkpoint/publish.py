@@ -95,14 +95,14 @@ def _program(trained: Trained) -> tuple[bytes, float]:
         )
     if difference > TOLERANCE:
         raise RuntimeError(f"the exported program differs by {difference:.2g} from the model")
-    held = io.BytesIO()
-    torch.export.save(program, held)
-    return held.getvalue(), difference
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue(), difference
 
 
 def _numbers(metrics: bytes | None, *, where: str) -> dict[str, float]:
     """Return the outermost numbers of a metrics.json."""
     if metrics is None:
         return {}
-    found = parse_json(dict, metrics, where=where, cure="run `python -m eval` again")
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    scores = parse_json(dict, metrics, where=where, cure="run `python -m eval` again")
+    return {name: value for name, value in scores.items() if isinstance(value, int | float)}

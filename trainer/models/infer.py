@@ -30,15 +30,15 @@ def split_probabilities(
 ) -> Floats:
     """Return (n, k) in the order of the split's index, the same on every rank.
 
-    batch_size is one rank's. Images go through `alter` first. `advance` is told how many of this
-    rank's samples are done.
+    `batch_size` is of one rank. Images go through `alter` first. `advance` gets the number of
+    samples that this rank has just done.
     """
     count = len(shards.index(split))
     if not count:
         raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
     classes = len(shards.manifest.class_names)
     # One more column counts how often each sample was predicted; ranks fill disjoint rows.
-    found = torch.zeros(count, classes + 1, dtype=torch.float64)
+    sums = torch.zeros(count, classes + 1, dtype=torch.float64)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     batches = evaluation_batches(shards, split, batch_size, rank, world_size, num_threads=readers)
     with torch.inference_mode():
@@ -46,12 +46,12 @@ def split_probabilities(
             x = torch.from_numpy(batch.images).to(accelerator.device)
             rows = torch.from_numpy(batch.rows)
             x = alter(x, batch.rows) if alter else x
-            found[rows, :classes] = predict_batch(x).double().cpu()
-            found[rows, classes] += 1.0
+            sums[rows, :classes] = predict_batch(x).double().cpu()
+            sums[rows, classes] += 1.0
             advance(len(batch.rows))
-    found = sum_over_ranks(accelerator, found)
-    assert bool((found[:, classes] == 1).all()), "a sample was predicted twice or never"
-    return found[:, :classes].numpy()
+    sums = sum_over_ranks(accelerator, sums)
+    assert bool((sums[:, classes] == 1).all()), "a sample was predicted twice or never"
+    return sums[:, :classes].numpy()
 
 
 def softmax_of(model: torch.nn.Module) -> Predict:

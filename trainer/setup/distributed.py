@@ -1,14 +1,12 @@
 """Ranks: how many threads each gets, and what they must agree on."""
 
 import os
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin, gather_object
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from torch import Tensor
 
-from shards.stream.stream import require_agreement
 from trainer.config import Config, System
 from trainer.setup.launcher import check_launcher
 
@@ -30,11 +28,6 @@ def make_accelerator(config: Config, system: System) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_plugin=TorchDynamoPlugin(backend="no"),
     )
-
-
-def check_agreement(accelerator: Accelerator, facts: dict[str, Any]) -> None:
-    """Refuse to start unless every rank has the same facts; all ranks raise alike."""
-    require_agreement(gather_object([facts]))
 
 
 def sum_over_ranks(accelerator: Accelerator, values: Tensor) -> Tensor:

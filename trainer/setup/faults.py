@@ -34,20 +34,20 @@ def with_cures(*, batch_size: int, training: bool) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether a device or the machine had too little memory."""
+    """True where a device or the machine had too little memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))
     )
 
 
 def is_one_value(error: Exception) -> bool:
-    """Say whether a batch norm had one value per channel."""
+    """True where a batch norm had one value per channel."""
     return isinstance(error, ValueError) and ONE_VALUE in str(error)
 
 
 def _memory_line(error: Exception, batch_size: int, *, training: bool) -> str:
-    asked = ASKED.search(str(error))
-    what = f" ({asked[1]} more asked for)" if asked else ""
+    size = ASKED.search(str(error))
+    what = f" ({size[1]} more asked for)" if size else ""
     gpu = " of the GPU" if "CU" in str(error) else ""
     cure = "lower --batch-size"
     if training:

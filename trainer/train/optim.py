@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,19 @@ def build_optimizer(
     """Return the optimizer; biases, norms and other vectors are not decayed. Fused on CUDA."""
     fused = True if device is not None and device.type == "cuda" else None
     trained = [p for p in model.parameters() if p.requires_grad]
-    decay, lr = config.weight_decay, config.lr
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1]},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    matrices = [p for p in trained if p.ndim > 1]
+    lr, decay = config.lr, config.weight_decay
+    optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused
+        optimizer = torch.optim.SGD(
+            matrices, lr=lr, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused
         )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, weight_decay=decay, fused=fused)
+    else:
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(matrices, lr=lr, weight_decay=decay, fused=fused)
+    vectors = [p for p in trained if p.ndim <= 1]
+    optimizer.add_param_group({"params": vectors, "weight_decay": 0.0})
+    return optimizer
 
 
 def learning_rate(config: Config, step: int, total_steps: int) -> float:

@@ -1,4 +1,4 @@
-"""What a run writes into its folder, run.json and checkpoints, and going on from those."""
+"""A run's files, run.json and checkpoints: written, and gone on from."""
 
 import os
 

@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass
 class StopRequest:
-    """Whether a signal has come."""
+    """Set by a signal."""
 
     asked: bool = False
 

@@ -5,19 +5,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from shards.contract.documents import to_plain
 from shards.stream.order import OrderSpec, Position
 from shards.stream.shardset import ShardSet
-from shards.stream.stream import Stream
+from shards.stream.stream import Stream, require_agreement
 from trainer.checkpoint import checkpoint as checkpoints
 from trainer.checkpoint.checkpoint import Progress
-from trainer.config import Layout
+from trainer.config import Config, Layout
 from trainer.models.classifier import Classifier, build_classifier, inputs_of, without_weights
 from trainer.models.memory_format import checkpoint_activations, to_memory_format
 from trainer.setup.classes import check_classes
-from trainer.setup.distributed import check_agreement
 from trainer.setup.preflight import cudnn_version, is_native, warnings_for
 from trainer.train.losses import build_loss
 from trainer.train.optim import build_optimizer, moving_average
@@ -36,15 +35,8 @@ def start_session(
     A run on other data, or with another config, is not continued: that is an error, as are
     unlabelled samples, training on one class, an unknown model, and images that do not fit it.
     """
-    for line in check_classes(shards):
-        say(f"warning: {line}")
     config = job.config
-    ranks = accelerator.num_processes
-    if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
-        raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
-    native = is_native(config.precision)
-    for line in warnings_for(config, torch.__version__, cudnn_version(), native=native):
-        say(f"warning: {line}")
+    _check(config, accelerator, shards, say)
     counts = shards.manifest.splits["train"].class_counts
     loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
     saved = saved_state(job, shards)
@@ -56,7 +48,7 @@ def start_session(
         say(line)
     progress = saved.progress if saved else Progress()
     stream = open_stream(job, accelerator, shards, progress)
-    check_agreement(accelerator, {**stream.agreement(), "config": to_plain(config)})
+    require_agreement(gather_object([{**stream.agreement(), "config": to_plain(config)}]))
     net.to(accelerator.device)
     if saved and job.system.memory_format == "auto":
         memory_format = saved.memory_format
@@ -92,6 +84,20 @@ def start_session(
     return session
 
 
+def _check(
+    config: Config, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
+) -> None:
+    """Refuse, or warn of, classes, devices and versions that cannot be trained on well."""
+    ranks = accelerator.num_processes
+    warnings = check_classes(shards)
+    if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
+        raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
+    native = is_native(config.precision)
+    warnings += warnings_for(config, torch.__version__, cudnn_version(), native=native)
+    for line in warnings:
+        say(f"warning: {line}")
+
+
 def _memory_format(
     job: Job,
     net: Classifier,
@@ -105,10 +111,10 @@ def _memory_format(
     size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
     step = trial_step(config, accelerator, shards, size)
     chosen, seconds = choose_memory_format(net, step, accelerator.device)
-    answer: list[Layout] = broadcast_object_list([chosen])
+    agreed: Layout = broadcast_object_list([chosen])[0]
     timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    say(f"memory format {answer[0]} ({timing} for {size} images)")
-    return answer[0]
+    say(f"memory format {agreed} ({timing} for {size} images)")
+    return agreed
 
 
 def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:

@@ -1,4 +1,4 @@
-"""What only a trial of the real model and device can say: which layout, which batch size."""
+"""Trials of the real model on the device: which memory layout is faster, which batch size."""
 
 import resource
 import statistics
@@ -47,7 +47,7 @@ def trial_step(config: Config, accelerator: Accelerator, shards: ShardSet, size:
 def choose_memory_format(
     model: nn.Module, step: Step, device: torch.device
 ) -> tuple[Layout, dict[Layout, float]]:
-    """Return the faster of the two layouts and the seconds a step of each.
+    """Return the faster of the two layouts and the seconds per step of each.
 
     It works on copies, so the model's weights and statistics stay as they are.
     """
@@ -64,19 +64,19 @@ class Timing:
 
     batch_size: int
     images_s: float
-    memory_gb: float  # most that was held: of the GPU, or of the process
+    memory_gb: float  # the peak: of the GPU, or of the process
 
 
 def report_batches(config: Config, system: System, data: str, *, most: int) -> None:
-    """Print a line a batch size, and the one to take."""
+    """Print the speed of each batch size, and which size to take."""
     accelerator = make_accelerator(config, system)
     timings = []
     with open_shards(data) as shards:
         for timing in time_batches(config, system, shards, accelerator, most=most):
             timings.append(timing)
-            found = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
-            fits = found if timing.images_s else "does not fit into memory"
-            sys.stdout.write(f"{timing.batch_size:6} images a step {fits}\n")
+            speed = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
+            result = speed if timing.images_s else "does not fit into memory"
+            sys.stdout.write(f"{timing.batch_size:6} images per step {result}\n")
             sys.stdout.flush()
     best = recommended(timings)
     sys.stdout.write(
@@ -142,10 +142,10 @@ def _timing(
         if not is_out_of_memory(error):
             raise
         return Timing(batch_size=size, images_s=0.0, memory_gb=0.0)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
-        held = torch.cuda.max_memory_allocated()
-    return Timing(batch_size=size, images_s=size / seconds, memory_gb=held / 1e9)
+        memory = torch.cuda.max_memory_allocated()
+    return Timing(batch_size=size, images_s=size / seconds, memory_gb=memory / 1e9)
 
 
 def _seconds(step: Step, model: nn.Module, device: torch.device) -> float:

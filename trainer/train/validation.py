@@ -1,4 +1,4 @@
-"""What happens between epochs: validation, the best checkpoint, and reasons to end early."""
+"""Between epochs: validation, the best checkpoint, and reasons to end early."""
 
 from dataclasses import dataclass
 
@@ -52,22 +52,22 @@ def end_epoch(session: Session, log: RunLog) -> None:
     train_loss = state.loss_sum / session.stream.steps_per_epoch
     state.loss_sum = 0.0
     step, epoch = session.steps_done, state.epoch - 1
-    found = validate(session, session.net)
-    log.write("val", step, epoch, {**found.numbers(), "train_loss": train_loss})
+    result = validate(session, session.net)
+    log.write("val", step, epoch, {**result.numbers(), "train_loss": train_loss})
     if session.average is not None:
-        found = validate(session, session.average.module)
-        log.write("val_average", step, epoch, found.numbers())
+        result = validate(session, session.average.module)
+        log.write("val_average", step, epoch, result.numbers())
     session.say(
         f"epoch {state.epoch}/{config.epochs}: train loss {train_loss:.4f}, val loss "
-        f"{found.loss:.4f}, val balanced accuracy {found.balanced_accuracy:.4f}"
+        f"{result.loss:.4f}, val balanced accuracy {result.balanced_accuracy:.4f}"
     )
     judged = is_judged(class_counts(session.shards, "val"))
-    value = found.loss if monitor == "loss" else found.balanced_accuracy
+    value = result.loss if monitor == "loss" else result.balanced_accuracy
     better = state.best is None or (value < state.best if monitor == "loss" else value > state.best)
     if better or not judged:
         state.best, state.best_epoch = value, epoch
     if judged:
-        _consider_ending(session, found)
+        _consider_ending(session, result)
     save_session(session, ["last", "best"] if state.best_epoch == epoch else ["last"])
 
 
@@ -106,9 +106,9 @@ def scores(
     )
 
 
-def _consider_ending(session: Session, found: Scores) -> None:
+def _consider_ending(session: Session, result: Scores) -> None:
     state, config = session.progress, session.config
-    state.collapsed = state.collapsed + 1 if state.epoch > 1 and found.one_class_only else 0
+    state.collapsed = state.collapsed + 1 if state.epoch > 1 and result.one_class_only else 0
     if state.collapsed >= COLLAPSES:
         text = f"the model calls everything one class, {state.collapsed} epochs in a row"
         session.say(f"warning: {text}; lower --lr, or use --class-weights inverse")

@@ -53,13 +53,13 @@ def _download(url: str) -> bytes:
     request = Request(url, headers={"User-Agent": "synshards"})
     for name, value in sign_in_headers(url).items():
         request.add_unredirected_header(name, value)  # for this server alone
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     with urlopen(request, timeout=TIMEOUT_S) as response:
         length = response.headers.get("Content-Length", "")
         while part := response.read(PART_BYTES):
-            held.write(part)
-            if held.tell() > MAX_BYTES:
+            buffer.write(part)
+            if buffer.tell() > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES >> 30} GiB")
-    if length.isdigit() and held.tell() != int(length):
-        raise ValueError(f"cut off after {held.tell()} of {length} bytes")
-    return held.getvalue()
+    if length.isdigit() and buffer.tell() != int(length):
+        raise ValueError(f"cut off after {buffer.tell()} of {length} bytes")
+    return buffer.getvalue()

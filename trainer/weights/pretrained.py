@@ -42,7 +42,7 @@ def load_weights(
     """Load what fits of a file or URL (safetensors, or .pth of tensors alone) into `model`.
 
     The tensors may lie in a dict within the file, and their names may share a prefix. Returns
-    lines that say what was found, loaded, skipped and left new. Less than half of the model's
+    lines that say what was loaded, skipped and left new. Less than half of the model's
     parameters is an error unless `partial`; so are values that are not numbers. A first
     convolution of another number of channels is summed over them.
     """
@@ -177,7 +177,7 @@ def _head_notes(
 
 
 def _fetched(place: Path, url: str, *, cure: str) -> Path:
-    check = bound(parse_tensors, where="what came", name=place.name, cure="check the URL")
+    check = bound(parse_tensors, where="the download", name=place.name, cure="check the URL")
     return fetch_to(place, url, cure=cure, check=check)
 
 

@@ -338,9 +338,9 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     [
         ("/cut.pth", pth(theirs()), r"cut off after \d+ of \d+ bytes"),
         ("/w-0123abcd.pth", pth(theirs()), "its name says 0123abcd: it is damaged or another"),
-        ("/w.pth", HTML, "what came: a web page, not weights"),
-        ("/w.pth", POINTER, "what came: a Git LFS pointer"),
-        ("/w.pth", pth([1]), "what came: holds a list"),
+        ("/w.pth", HTML, "the download: a web page, not weights"),
+        ("/w.pth", POINTER, "the download: a Git LFS pointer"),
+        ("/w.pth", pth([1]), "the download: holds a list"),
     ],
 )
 def test_a_bad_download_is_one_line_and_is_not_kept(
