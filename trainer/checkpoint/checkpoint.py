@@ -10,6 +10,8 @@ files beside it, which is checked when they are read. Nothing is pickled.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +23,6 @@ from safetensors.torch import save
 
 from shards.contract.documents import parse_json, parse_plain, read_bytes, write_document
 from shards.storage.atomic import atomic_write, fsync
-from trainer.checkpoint.writing import naming
 from trainer.config import Config, Layout
 from trainer.models.classifier import Inputs
 from trainer.weights.tensor_files import Tensors, read_tensors
@@ -29,6 +30,7 @@ from trainer.weights.tensor_files import Tensors, read_tensors
 SCHEMA_VERSION = 1
 STATE = "state.json"
 OTHER = "use another checkpoint, or train again"
+MAKE_ROOM = "make room or check the rights there; the same command goes on from the last checkpoint"
 Record = TypeVar("Record")
 # Fields that this version does not know are another version's, such as `rate_factor`.
 tolerant = with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
@@ -184,6 +186,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
         state.setdefault(int(index), {})[key] = kept
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextmanager
+def naming(what: str, *, cure: str = MAKE_ROOM) -> Iterator[None]:
+    """Turn an `OSError` of writing, such as a full disk, into a `ValueError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{what} cannot be written ({error.strerror or error}); {cure}") from None
 
 
 def _free_name(folder: Path, name: str) -> Path:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from shards.contract.documents import parse_json
 from shards.storage.locks import sole_writer
-from trainer.checkpoint.checkpoint import write_model
+from trainer.checkpoint.checkpoint import naming, write_model
 from trainer.checkpoint.load import Trained, load_trained, model_folder
-from trainer.checkpoint.writing import naming
 
 TOLERANCE = 1e-5
 CHECKED = 3  # images on which the exported program is compared

@@ -34,7 +34,10 @@ def with_cures(*, batch_size: int, training: bool) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """True where a device or the machine had too little memory."""
+    """True where a device or the machine had too little memory.
+
+    Accelerate's `should_reduce_batch_size` knows neither cuDNN's nor NumPy's errors.
+    """
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))
     )

@@ -15,8 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from shards.contract.documents import parse_json
 from shards.storage.atomic import atomic_write
-from trainer.checkpoint.checkpoint import tolerant
-from trainer.checkpoint.writing import naming
+from trainer.checkpoint.checkpoint import naming, tolerant
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import torch
 from shards.contract.documents import write_document
 from shards.stream.shardset import ShardSet
 from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.checkpoint import SCHEMA_VERSION, State
+from trainer.checkpoint.checkpoint import SCHEMA_VERSION, State, naming
 from trainer.checkpoint.run_folder import (
     Best,
     RunRecord,
@@ -16,7 +16,6 @@ from trainer.checkpoint.run_folder import (
     read_run,
     versions,
 )
-from trainer.checkpoint.writing import naming
 from trainer.config import differences
 from trainer.models.classifier import inputs_of
 from trainer.train.run_state import Job, Session

@@ -89,7 +89,10 @@ def report_batches(config: Config, system: System, data: str, *, most: int) -> N
 def time_batches(
     config: Config, system: System, shards: ShardSet, accelerator: Accelerator, *, most: int
 ) -> Iterator[Timing]:
-    """Yield timings at doubling batch sizes, until one does not fit or none is gained twice."""
+    """Yield timings at doubling batch sizes, until one does not fit or none is gained twice.
+
+    Accelerate's `find_executable_batch_size` goes down from a size to the first that fits, untimed.
+    """
     best, lost, size = 0.0, 0, 1
     while size <= most and lost < 2:
         try:

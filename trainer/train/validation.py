@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from eval.metrics.metrics import balanced_accuracy, confusion, predict, recalls
+from eval.metrics.metrics import balanced_accuracy_of, confusion, predict, recalls
 from trainer.models.infer import Floats, softmax_of, split_probabilities
 from trainer.setup.classes import class_counts, is_judged
 from trainer.train.logs import RunLog
@@ -96,13 +96,13 @@ def scores(
     """Return the scores of probabilities (n, k) for labels (n,)."""
     labels = labels.astype(np.int64)
     predicted = predict(probabilities, None)
+    counts = confusion(labels, predicted, len(class_names)).astype(np.float64)
     of_label = probabilities[np.arange(len(labels)), labels]
-    by_class = recalls(confusion(labels, predicted, len(class_names)).astype(np.float64))
     return Scores(
         loss=float(-np.log(np.maximum(of_label, 1e-12)).mean()),
         accuracy=float((predicted == labels).mean()),
-        balanced_accuracy=balanced_accuracy(labels, predicted),
-        recalls=dict(zip(class_names, by_class.tolist(), strict=True)),
+        balanced_accuracy=float(balanced_accuracy_of(counts)),
+        recalls=dict(zip(class_names, recalls(counts).tolist(), strict=True)),
     )
 
 
