@@ -10,6 +10,7 @@ Example:
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -76,7 +77,9 @@ def compare(job: JobConfig, out: Path, options: argparse.Namespace) -> list[Resu
     boxes, blocks = cube_boxes(job, plan), list(block_boxes(job, plan))
     stored = list(stored_chunks(job, plan))
     info = load_info(job.volume, saved=False)
-    volume = CloudVolume(f"file://{job.volume.path}", info=info, progress=False, provenance={})
+    volume = CloudVolume(
+        f"file://{job.volume.path}", info=json.loads(info.text), progress=False, provenance={}
+    )
 
     def one_by_one() -> None:
         for box in boxes[: options.cloudvolume_num]:
@@ -133,7 +136,7 @@ def stored_chunks(job: JobConfig, plan: pd.DataFrame) -> Iterator[tuple[Chunk, b
     sharding = scale.grid.sharding
     assert sharding is not None
     with ThreadPoolExecutor(1) as pool:
-        files = ShardFiles(fetcher, info["scales"][0], sharding, pool)
+        files = ShardFiles(fetcher, info.scales[0].key, sharding, pool)
         for boxes in block_boxes(job, plan):
             for chunk in chunks_of(scale.grid, boxes):
                 code = np.array([chunk.code], dtype=np.uint64)

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +39,7 @@ from ingest.volume.ranges.coalesce import joined
 from ingest.volume.ranges.range_reader import RangedVolume
 from ingest.volume.ranges.shard_index import Grid
 from ingest.volume.scale import scale_from_info
+from ingest.volume.volume_info import VolumeInfo
 from shards.contract.overlap import voxels_of
 from tests.servers.em import EmServer
 
@@ -98,7 +98,7 @@ class Bench:
     """What all clients share."""
 
     server: EmServer
-    info: dict[str, Any]
+    info: VolumeInfo
     starts: Ints  # (n, 3), z, y, x
     options: argparse.Namespace
 
@@ -238,7 +238,9 @@ def read_tensorstore(bench: Bench) -> float:
 def read_cloudvolume(bench: Bench, count: int) -> None:
     """Read the first cubes one by one with one CloudVolume."""
     url = "precomputed://" + bench.server.url
-    volume = CloudVolume(url, mip=0, info=bench.info, progress=False, cache=False, provenance={})
+    volume = CloudVolume(
+        url, mip=0, info=json.loads(bench.info.text), progress=False, cache=False, provenance={}
+    )
     for z, y, x in bench.starts[:count].tolist():
         np.asarray(volume[x : x + SIZE[2], y : y + SIZE[1], z : z + SIZE[0]])
 

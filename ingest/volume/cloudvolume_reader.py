@@ -1,10 +1,10 @@
 """A precomputed volume's `info`, and CloudVolume's way to read it: by choice, or as a check."""
 
+import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import ATTEMPTS, READABLE, Image
 from ingest.volume.sample_boxes import read_each
 from ingest.volume.scale import Layer, MissingDataError, scale_from_info
-from ingest.volume.volume_info import parse_info
+from ingest.volume.volume_info import VolumeInfo, parse_info
 
 
-def fetch_info(path: str) -> dict[str, Any]:
+def fetch_info(path: str) -> VolumeInfo:
     """Return the `info` of the volume at `path`."""
     if "://" not in path and not Path(path).is_dir():
         raise ValueError(f"{path}: no volume there, no such folder; correct volume.path")
@@ -33,9 +33,7 @@ class UnreadableError(ValueError):
 class CloudVolumeReader:
     """One scale, read box by box by CloudVolume's own way of finding voxels; a `Volume`."""
 
-    def __init__(
-        self, path: str, info: dict[str, Any], mip: int, *, layer: Layer = "image"
-    ) -> None:
+    def __init__(self, path: str, info: VolumeInfo, mip: int, *, layer: Layer = "image") -> None:
         from cloudvolume import CloudVolume  # takes seconds, and most workers never need it
         from cloudvolume.datasource.precomputed.image import rx
 
@@ -45,7 +43,7 @@ class CloudVolumeReader:
         self._volume = CloudVolume(
             cloud_path(path),
             mip=mip,
-            info=info,
+            info=json.loads(info.text),
             bounded=True,
             fill_missing=layer == "segmentation",
             progress=False,

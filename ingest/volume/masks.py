@@ -7,7 +7,6 @@ segmentation holds at that voxel's centre. Where nothing is stored, and outside,
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from ingest.volume.ranges.chunk_codec import READABLE
 from ingest.volume.ranges.range_reader import WINDOW_BYTES, RangedVolume
 from ingest.volume.ranges.shard_index import Codes
 from ingest.volume.scale import Scale, StoredSizes, scale_from_info
+from ingest.volume.volume_info import VolumeInfo
 from shards.contract.overlap import ROUNDING_VX
 
 Image = npt.NDArray[np.uint8]
@@ -33,7 +33,7 @@ class MaskScale:
     """The scale of a segmentation that masks are cut from."""
 
     path: str
-    info: dict[str, Any]
+    info: VolumeInfo
     mip: int
     scale: Scale
     by_ranges: bool  # else by CloudVolume
@@ -93,7 +93,7 @@ def mask_scale(job: JobConfig, voxel_size_nm: TripleNm) -> MaskScale:
     info = fetch_info(path)
     scales = [
         scale_from_info(info, mip, where=path, layer="segmentation")
-        for mip in range(len(info["scales"]))
+        for mip in range(len(info.scales))
     ]
     sizes = [np.asarray(scale.voxel_size_nm) for scale in scales]
     fine = [

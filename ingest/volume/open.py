@@ -15,7 +15,7 @@ from ingest.volume.geometry import Box
 from ingest.volume.ranges.chunk_codec import Image
 from ingest.volume.ranges.range_reader import RangedVolume
 from ingest.volume.scale import Scale, StoredSizes, scale_from_info, scale_of_stack
-from ingest.volume.volume_info import parse_info
+from ingest.volume.volume_info import VolumeInfo, parse_info
 from shards.contract.documents import read_bytes
 
 
@@ -48,7 +48,7 @@ class Volume(Protocol):
         ...
 
 
-def load_info(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
+def load_info(config: VolumeConfig, *, saved: bool) -> VolumeInfo:
     """Return a precomputed volume's `info`: its own, or with `saved` the file that config names."""
     if not saved or config.info is None:
         return fetch_info(config.path)
@@ -64,7 +64,7 @@ def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
         with closing(open_stack(config.path, config.missing)) as stack:
             return {"kind": "volume", "path": config.path, **stack.identity()}
     info = load_info(config, saved=saved)
-    text = json.dumps(info, sort_keys=True).encode()
+    text = json.dumps(json.loads(info.text), sort_keys=True).encode()
     return {"kind": "volume", "path": config.path, "info_sha256": hashlib.sha256(text).hexdigest()}
 
 

@@ -1,10 +1,11 @@
 """What is known of a volume without reading its voxels."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from ingest.volume.geometry import Box, Triple, TripleNm, flip_triple, int_triple
+from ingest.volume.geometry import Box, Triple, TripleNm, box_at, flip_triple, int_triple
 from ingest.volume.ranges.shard_index import Grid, sharding_from_info
+from ingest.volume.volume_info import VolumeInfo
 
 Layer = Literal["image", "segmentation"]
 LAYERS: dict[Layer, str] = {"image": "grey-scale EM", "segmentation": "flat segmentation"}
@@ -36,27 +37,24 @@ class StoredSizes:
     index_bytes: float
 
 
-def scale_from_info(info: dict[str, Any], mip: int, *, where: str, layer: Layer = "image") -> Scale:
+def scale_from_info(info: VolumeInfo, mip: int, *, where: str, layer: Layer = "image") -> Scale:
     """Return one scale of a precomputed `info`, which must be of such a layer."""
-    scales = info["scales"]
-    if mip >= len(scales):
-        keys = ", ".join(scale["key"] for scale in scales)
-        raise ValueError(f"{where}: no mip {mip}; the volume has {len(scales)}: {keys}")
-    if info["data_type"] not in DTYPES[layer] or info["num_channels"] != 1:
+    if mip >= len(info.scales):
+        keys = ", ".join(scale.key for scale in info.scales)
+        raise ValueError(f"{where}: no mip {mip}; the volume has {len(info.scales)}: {keys}")
+    if info.data_type not in DTYPES[layer] or info.num_channels != 1:
         raise ValueError(
-            f"{where}: found {info['num_channels']} channels of {info['data_type']}, expected one "
+            f"{where}: found {info.num_channels} channels of {info.data_type}, expected one "
             f"of {' or '.join(DTYPES[layer])}; point the config at the {LAYERS[layer]} layer"
         )
-    scale = scales[mip]
-    offset = int_triple(scale.get("voxel_offset", [0, 0, 0])[::-1])
-    z, y, x = (o + int(n) for o, n in zip(offset, scale["size"][::-1], strict=True))
+    scale = info.scales[mip]
     grid = Grid(
-        bounds=Box(offset, (z, y, x)),
-        chunk=int_triple(scale["chunk_sizes"][0][::-1]),
-        sharding=sharding_from_info(scale, where=where),
+        bounds=box_at(scale.voxel_offset[::-1], int_triple(scale.size[::-1])),
+        chunk=int_triple(scale.chunk_sizes[0][::-1]),
+        sharding=sharding_from_info(scale.sharding, where=where),
     )
-    size = flip_triple(scale["resolution"])
-    return Scale(grid=grid, voxel_size_nm=size, encoding=scale["encoding"], dtype=info["data_type"])
+    size = flip_triple(scale.resolution)
+    return Scale(grid=grid, voxel_size_nm=size, encoding=scale.encoding, dtype=info.data_type)
 
 
 def scale_of_stack(shape: Triple, voxel_size_nm: TripleNm) -> Scale:

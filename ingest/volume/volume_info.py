@@ -3,9 +3,8 @@
 https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/volume.md
 """
 
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
@@ -35,10 +34,11 @@ info_record = with_config(ConfigDict(strict=True, extra="ignore"))
 class ShardingInfo:
     """How a scale's chunks are put into shards."""
 
+    type: Annotated[str | None, Field(alias="@type")] = None
     preshift_bits: Bits
     minishard_bits: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=32)]
     shard_bits: Bits
-    hash: str
+    hash: str | None = None
     minishard_index_encoding: str = "raw"
     data_encoding: str = "raw"
 
@@ -59,7 +59,7 @@ class ScaleInfo:
     encoding: str
     voxel_offset: tuple[Offset, Offset, Offset] = (0, 0, 0)
     sharding: ShardingInfo | None = None
-    compressed_segmentation_block_size: tuple[Size, Size, Size] | None = None
+    compressed_segmentation_block_size: tuple[Size, Size, Size] = (8, 8, 8)
 
     def __post_init__(self) -> None:
         if math.prod(self.size) > MAX_VOXELS:
@@ -76,16 +76,15 @@ class ScaleInfo:
 @info_record
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeInfo:
-    """What this project needs of an `info`."""
+    """What this project needs of an `info`, and all of its text, for other readers."""
 
     type: Literal["image", "segmentation"]
     data_type: str
     num_channels: Whole
     scales: Annotated[tuple[ScaleInfo, ...], Field(min_length=1)]
+    text: str = ""
 
 
-def parse_info(data: bytes, *, where: str) -> dict[str, Any]:
-    """Return an `info`, as the plain values that it is, after checking it as a `VolumeInfo`."""
-    parse_json(VolumeInfo, data, where=where, cure=CURE)
-    info: dict[str, Any] = json.loads(data)
-    return info
+def parse_info(data: bytes, *, where: str) -> VolumeInfo:
+    """Return a checked `info`."""
+    return replace(parse_json(VolumeInfo, data, where=where, cure=CURE), text=data.decode())

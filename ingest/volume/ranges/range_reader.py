@@ -8,17 +8,17 @@ the images of two windows, twice `window_bytes`, and for each thread a range and
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 
-from ingest.volume.geometry import Box, int_triple
+from ingest.volume.geometry import Box
 from ingest.volume.ranges.assemble import Window, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import Decoder, Image
 from ingest.volume.ranges.chunk_sources import FileSource, ShardedSource, Source
 from ingest.volume.ranges.shard_files import ShardFiles
 from ingest.volume.scale import Layer, MissingDataError, StoredSizes, scale_from_info
+from ingest.volume.volume_info import ScaleInfo, VolumeInfo
 from shards.workers.threads import Pool
 
 DECODING = 4  # chunks in decoding while `concurrency` requests are under way
@@ -38,7 +38,7 @@ class RangedVolume:
     def __init__(
         self,
         path: str,
-        info: dict[str, Any],
+        info: VolumeInfo,
         mip: int,
         *,
         layer: Layer = "image",
@@ -53,7 +53,7 @@ class RangedVolume:
         # Indices go ahead of data; threads that decode leave as many requests under way.
         self._index_pool = Pool(max(2, concurrency // 2), "index")
         self._data_pool = Pool(concurrency + DECODING, "data")
-        self._source = self._open(info["scales"][mip], gap)
+        self._source = self._open(info.scales[mip], gap)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -117,19 +117,18 @@ class RangedVolume:
         if group:
             yield group
 
-    def _open(self, spec: dict[str, Any], gap: int) -> Source:
+    def _open(self, spec: ScaleInfo, gap: int) -> Source:
         sharding = self.scale.grid.sharding
-        block = spec.get("compressed_segmentation_block_size", (8, 8, 8))
         decoder = Decoder(
             encoding=self.scale.encoding,
             where=self._path,
             dtype=self.scale.dtype,
-            block_xyz=int_triple(block),
+            block_xyz=spec.compressed_segmentation_block_size,
         )
         if sharding is None:
-            return FileSource(spec["key"], self._fetcher, decoder, data_pool=self._data_pool)
+            return FileSource(spec.key, self._fetcher, decoder, data_pool=self._data_pool)
         return ShardedSource(
-            ShardFiles(self._fetcher, spec, sharding, self._index_pool),
+            ShardFiles(self._fetcher, spec.key, sharding, self._index_pool),
             self._fetcher,
             decoder,
             compression="gzip" if sharding.gzip_data else "",

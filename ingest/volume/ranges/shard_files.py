@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -76,10 +76,8 @@ NOTHING = Minishard(
 class ShardFiles:
     """The indices of one scale, kept for as long as this object lives."""
 
-    def __init__(
-        self, fetcher: Fetcher, scale_info: dict[str, Any], sharding: Sharding, pool: Executor
-    ) -> None:
-        self._key = scale_info["key"]
+    def __init__(self, fetcher: Fetcher, key: str, sharding: Sharding, pool: Executor) -> None:
+        self._key = key
         self._compression = "gzip" if sharding.gzip_index else ""
         self.sharding, self._fetcher = sharding, fetcher
         self.shards = Once(pool, self._read_shard, KEPT_SHARDS)

@@ -8,12 +8,12 @@ Arrays of grid positions are z, y, x like all others; the code interleaves x fir
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.volume.geometry import Box, Ints, Triple, box_starts, int_triple
+from ingest.volume.volume_info import ShardingInfo
 
 Codes = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.uint32]
@@ -148,26 +148,25 @@ HASHES: dict[str, Callable[[Codes], Codes]] = {
 }
 
 
-def sharding_from_info(scale: dict[str, Any], *, where: str) -> Sharding | None:
-    """Return the sharding scheme of one scale of an `info`, None where it has none."""
-    spec = scale.get("sharding")
+def sharding_from_info(spec: ShardingInfo | None, *, where: str) -> Sharding | None:
+    """Return the sharding scheme of a scale, None where each chunk is a file."""
     if spec is None:
         return None
-    if spec.get("@type") != "neuroglancer_uint64_sharded_v1" or spec.get("hash") not in HASHES:
+    if spec.type != "neuroglancer_uint64_sharded_v1" or spec.hash not in HASHES:
         raise ValueError(
-            f"{where}: sharding {spec.get('@type')!r} with hash {spec.get('hash')!r} is not "
+            f"{where}: sharding {spec.type!r} with hash {spec.hash!r} is not "
             f"supported, expected 'neuroglancer_uint64_sharded_v1' with {' or '.join(HASHES)}"
         )
-    encodings = [spec.get(f"{what}_encoding", "raw") for what in ("data", "minishard_index")]
+    encodings = [spec.data_encoding, spec.minishard_index_encoding]
     if not {"raw", "gzip"}.issuperset(encodings):
         raise ValueError(
             f"{where}: sharding with encodings {encodings} is not supported, expected raw or gzip"
         )
     return Sharding(
-        preshift_bits=int(spec["preshift_bits"]),
-        minishard_bits=int(spec["minishard_bits"]),
-        shard_bits=int(spec["shard_bits"]),
-        hash=spec["hash"],
-        gzip_data=encodings[0] == "gzip",
-        gzip_index=encodings[1] == "gzip",
+        preshift_bits=spec.preshift_bits,
+        minishard_bits=spec.minishard_bits,
+        shard_bits=spec.shard_bits,
+        hash=spec.hash,
+        gzip_data=spec.data_encoding == "gzip",
+        gzip_index=spec.minishard_index_encoding == "gzip",
     )

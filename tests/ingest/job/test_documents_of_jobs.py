@@ -111,8 +111,9 @@ def test_a_wrong_info_names_file_and_key(
 
 def test_whole_numbers_may_be_written_as_floats(info: dict[str, Any]) -> None:
     scale = info["scales"][0]
-    scale["size"] = [float(size) for size in scale["size"]]
-    assert parse_info(json.dumps(info).encode(), where="info")["scales"][0] == scale
+    size = tuple(scale["size"])
+    scale["size"] = [float(side) for side in size]
+    assert parse_info(json.dumps(info).encode(), where="info").scales[0].size == size
 
 
 def test_a_single_value_stands_for_a_list_of_one(make_job: Any) -> None:

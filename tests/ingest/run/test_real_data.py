@@ -18,7 +18,7 @@ from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
 from ingest.volume.sample_boxes import centers_vx
 from ingest.volume.scale import scale_from_info
-from shards.storage.atomic import read_json
+from ingest.volume.volume_info import parse_info
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.real_data
@@ -65,7 +65,7 @@ def test_minnie65_cubes_cost_what_was_counted(shared_data: Path, tmp_path: Path)
 
 def test_counts_of_a_grid_that_begins_at_zero(shared_data: Path) -> None:
     """24,300 minishards and 3,374 shards come out where the voxel offset is left out of account."""
-    scale = scale_from_info(read_json(INFO, what="info", cure=""), 0, where="minnie65")
+    scale = scale_from_info(parse_info(INFO.read_bytes(), where="info"), 0, where="minnie65")
     table = pd.read_parquet(shared_data / "minnie65_ei_synapses.parquet")
     zyx = np.stack([table[f"ctr_pt_position_{axis}"].to_numpy() for axis in "zyx"], axis=1)
     start = zyx // [1, 2, 2] - [16, 64, 64]
@@ -82,7 +82,7 @@ def test_minnie65_patches_cost_what_was_counted(
     shared_data: Path, section: int, distinct: int
 ) -> None:
     """254,983 chunks lie under the section before the synapse's; 254,626 under its own."""
-    scale = scale_from_info(read_json(INFO, what="info", cure=""), 0, where="minnie65")
+    scale = scale_from_info(parse_info(INFO.read_bytes(), where="info"), 0, where="minnie65")
     table = pd.read_parquet(shared_data / "minnie65_ei_synapses.parquet")
     sizes = {"x": 4, "y": 4, "z": 40}
     nm = {f"center_{axis}_nm": table[f"ctr_pt_position_{axis}"] * sizes[axis] for axis in "xyz"}

@@ -26,6 +26,7 @@ from ingest.volume.ranges.chunk_codec import Decoder, Stored
 from ingest.volume.ranges.compression import DamagedChunkError, decompress
 from ingest.volume.ranges.range_reader import RangedVolume
 from ingest.volume.ranges.shard_index import murmurhash3, sharding_from_info
+from ingest.volume.volume_info import ShardingInfo, VolumeInfo, parse_info
 from shards.cli.command import run_command
 from shards.cli.serve import RangeHandler, serving
 from shards.storage.patience import Patience
@@ -96,6 +97,10 @@ def write_volume(
     return info
 
 
+def parsed(info: dict[str, Any]) -> VolumeInfo:
+    return parse_info(json.dumps(info).encode(), where="info")
+
+
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 @pytest.mark.parametrize(
     ("layer", "encoding"),
@@ -110,7 +115,7 @@ def test_both_readers_read_every_encoding(
     box = Box((3, 5, 7), (30, 31, 61))
     expected = voxels[3:30, 5:31, 7:61]
     for reader in (RangedVolume, CloudVolumeReader):
-        volume = reader(f"file://{tmp_path}/em", info, 0, layer=layer)
+        volume = reader(f"file://{tmp_path}/em", parsed(info), 0, layer=layer)
         found = volume.read(box)[0]
         volume.close()
         assert found.dtype == expected.dtype
@@ -131,7 +136,7 @@ def test_a_server_that_compresses_files_is_read(tmp_path: Path, encoding: str) -
     for path in (tmp_path / "em" / "8_8_40").iterdir():
         path.rename(path.with_suffix(""))
     with serving(tmp_path / "em", handler=Compressed) as url:
-        volume = RangedVolume(url, info, 0)
+        volume = RangedVolume(url, parsed(info), 0)
         np.testing.assert_array_equal(volume.read(volume.scale.grid.bounds)[0], GREY)
         volume.close()
 
@@ -191,7 +196,7 @@ def test_gzip_whose_magic_came_damaged_is_read_again(tmp_path: Path) -> None:
 
     info = write_volume(tmp_path / "em", GREY, "raw", lambda part: gzip.compress(part.tobytes()))
     with serving(tmp_path / "em", handler=Flips) as url:
-        volume = RangedVolume(url, info, 0)
+        volume = RangedVolume(url, parsed(info), 0)
         np.testing.assert_array_equal(volume.read(volume.scale.grid.bounds)[0], GREY)
         volume.close()
 
@@ -254,7 +259,7 @@ def test_sharded_volumes_of_every_hash(tmp_path: Path, hash_name: str, coding: s
     spec |= {"minishard_index_encoding": coding}
     info["scales"][0]["sharding"] = spec
     write_shards(tmp_path / "em" / "8_8_40", spec)
-    volume = RangedVolume(str(tmp_path / "em"), info, 0)
+    volume = RangedVolume(str(tmp_path / "em"), parsed(info), 0)
     images = list(volume.read_many([volume.scale.grid.bounds, Box((0, 0, 0), (8, 8, 8))]))
     volume.close()
     assert images[0] is not None
@@ -265,7 +270,8 @@ def test_sharded_volumes_of_every_hash(tmp_path: Path, hash_name: str, coding: s
 
 def write_shards(folder: Path, spec: dict[str, Any]) -> None:
     """Put the folder's chunk files into shard files, as the format says."""
-    sharding = sharding_from_info({"sharding": spec}, where="here")
+    fields = {"type" if name == "@type" else name: value for name, value in spec.items()}
+    sharding = sharding_from_info(ShardingInfo(**fields), where="here")
     assert sharding is not None
     pack = gzip.compress if spec["data_encoding"] == "gzip" else bytes
     minishards: dict[int, dict[int, bytes]] = {}
@@ -309,7 +315,7 @@ def test_a_volume_that_cloudvolume_cannot_read_is_named(
     monkeypatch.setitem(
         __import__("cloudvolume.chunks", fromlist=["x"]).NEEDS_INSTALL, "png", "pyspng"
     )
-    reader = CloudVolumeReader(str(tmp_path / "em"), info, 0)
+    reader = CloudVolumeReader(str(tmp_path / "em"), parsed(info), 0)
     with pytest.raises(UnreadableError, match=r"encoding png here .*pip install.*ranged"):
         reader.read(Box((0, 0, 0), (1, 1, 1)))
 

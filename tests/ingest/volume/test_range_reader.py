@@ -30,6 +30,7 @@ from ingest.volume.ranges.coalesce import (
 )
 from ingest.volume.ranges.range_reader import RangedVolume
 from ingest.volume.scale import MissingDataError
+from ingest.volume.volume_info import VolumeInfo, parse_info
 from shards.storage.patience import Patience
 from tests.servers.em import EmServer
 
@@ -54,13 +55,19 @@ def em(server: EmServer) -> EmServer:
     return server
 
 
+def parsed(info: dict[str, Any]) -> VolumeInfo:
+    return parse_info(json.dumps(info).encode(), where="info")
+
+
 def open_em(
     server: EmServer, mip: int = 0, patience: Patience = QUICK, **options: Any
 ) -> RangedVolume:
     found = Fetcher(server.url).file("info")
     assert found is not None
     fetcher = Fetcher(server.url, patience=patience)
-    return RangedVolume(server.url, json.loads(bytes(found[0])), mip, fetcher=fetcher, **options)
+    return RangedVolume(
+        server.url, parse_info(bytes(found[0]), where="info"), mip, fetcher=fetcher, **options
+    )
 
 
 def boxes_near(
@@ -88,7 +95,10 @@ def test_local_volumes_are_the_formula(
 ):
     path = formula_volumes[kind]
     volume = RangedVolume(
-        str(path), json.loads((path / "info").read_text()), 0, window_bytes=int(window_mb * 2**20)
+        str(path),
+        parsed(json.loads((path / "info").read_text())),
+        0,
+        window_bytes=int(window_mb * 2**20),
     )
     bounds = volume.scale.grid.bounds
     rng = np.random.default_rng(2)
@@ -146,7 +156,7 @@ def write_files(folder: Path, kind: str) -> tuple[dict[str, Any], np.ndarray]:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_files_of_every_encoding(tmp_path: Path, kind: str):
     info, voxels = write_files(tmp_path, kind)
-    volume = RangedVolume(f"file://{tmp_path}", info, 0)
+    volume = RangedVolume(f"file://{tmp_path}", parsed(info), 0)
     whole = volume.read(volume.scale.grid.bounds)[0]
     difference = np.abs(whole.astype(int) - voxels)
     assert difference.max() <= (12 if kind == "jpeg" else 0)
@@ -275,7 +285,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, kind: str):
     info, _ = write_files(tmp_path, kind)
     victim = min((tmp_path / "8_8_40").iterdir())
     victim.write_bytes(victim.read_bytes()[:-40])
-    volume = RangedVolume(str(tmp_path), info, 0)
+    volume = RangedVolume(str(tmp_path), parsed(info), 0)
     with pytest.raises(ValueError, match=victim.name.removesuffix(".gz") + " came damaged 6 times"):
         volume.read(volume.scale.grid.bounds)
     volume.close()
@@ -314,7 +324,7 @@ def test_other_encodings_are_refused(tmp_path: Path):
     info, _ = write_files(tmp_path, "raw")
     info["scales"][0]["encoding"] = "fpzip"
     with pytest.raises(ValueError, match="encoding 'fpzip' cannot be read by byte ranges"):
-        RangedVolume(str(tmp_path), info, 0)
+        RangedVolume(str(tmp_path), parsed(info), 0)
 
 
 @given(
