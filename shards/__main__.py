@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from shards.cli.bench import BenchSpec, bench
 from shards.cli.command import run_command, run_named
-from shards.cli.describe_shards import contact_sheet, describe
+from shards.cli.describe_shards import describe, examples_sheet
 from shards.cli.serve import serving
 from shards.pack.assign import PackOptions
 from shards.pack.copy import copy
@@ -90,7 +90,7 @@ def inspect_command(url: Positional[Out], *, sheet: Path | None = None, seed: in
     with open_shards(url) as shards:
         print(describe(shards))
         if sheet is not None:
-            contact_sheet(shards, sheet, seed=seed)
+            examples_sheet(shards, sheet, seed=seed)
             print(f"examples in {sheet}")
 
 

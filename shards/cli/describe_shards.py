@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from shards.cli.contact_sheet import SheetRow, middle_section, write_sheet
 from shards.contract.schema import Manifest
-from shards.storage.atomic import atomic_write
 from shards.stream.shardset import ShardSet
 
-TILE, MARGIN, TITLE = 128, 4, 16
-COLUMNS = 8
+EXAMPLES, TILE_PX = 8, (128, 128)
 
 
 def describe(shards: ShardSet) -> str:
@@ -19,39 +17,22 @@ def describe(shards: ShardSet) -> str:
     return "\n".join([*_head(shards), "", *_split_table(shards.manifest), "", *_tail(shards)])
 
 
-def contact_sheet(
-    shards: ShardSet, path: Path, *, per_class: int = COLUMNS, seed: int = 42
+def examples_sheet(
+    shards: ShardSet, path: Path, *, per_class: int = EXAMPLES, seed: int = 42
 ) -> None:
-    """Write a PNG: a row for each split and class of `per_class` examples, cubes by mid-section."""
-    rows = list(_sheet_rows(shards, per_class, seed))
-    width = per_class * (TILE + MARGIN) + MARGIN
-    sheet = Image.new("L", (width, len(rows) * (TILE + TITLE + MARGIN)), 255)
-    draw = ImageDraw.Draw(sheet)
-    for number, (title, images) in enumerate(rows):
-        top = number * (TILE + TITLE + MARGIN)
-        draw.text((MARGIN, top + 2), title, fill=0)
-        for column, image in enumerate(images):
-            tile = Image.fromarray(middle_section(image)).resize((TILE, TILE))
-            sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), top + TITLE))
-    with atomic_write(path) as file:
-        sheet.save(file, format="PNG")
-
-
-def middle_section(image: np.ndarray) -> np.ndarray:
-    """Return the first channel (y, x) of an image (c, y, x), or of a cube's middle section."""
-    section: np.ndarray = image[0] if image.ndim == 3 else image[0, image.shape[1] // 2]
-    return section
-
-
-def _sheet_rows(shards: ShardSet, per_class: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
+    """Write a contact sheet: a row of examples per split and class, cubes by middle section."""
+    rng, channels = np.random.default_rng(seed), shards.manifest.image.channels
+    sheet = []
     for split in shards.manifest.splits:
         labels = shards.index(split).label
         for label, name in enumerate(shards.manifest.class_names):
             rows = np.flatnonzero(labels == label)
             chosen = np.sort(rng.permutation(rows)[:per_class])
             if len(chosen):
-                yield f"{split}, {name} ({len(rows)})", shards.read_images(split, chosen)
+                images = shards.read_images(split, chosen)
+                tiles = [middle_section(image, channels).resize(TILE_PX) for image in images]
+                sheet.append(SheetRow(tiles, [f"{split}, {name} ({len(rows)})"]))
+    write_sheet(path, sheet)
 
 
 def _head(shards: ShardSet) -> Iterator[str]:

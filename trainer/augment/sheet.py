@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from shards.cli.contact_sheet import SheetRow, above_x_z_plane, write_sheet
 from shards.images.channels import em_channels
-from shards.storage.atomic import atomic_write
 from shards.stream.shardset import open_shards
 from trainer.augment.spatial import augment_batch
 from trainer.config import Augment, Config
@@ -19,12 +19,10 @@ from trainer.models.classifier import build_classifier, inputs_of
 
 PLAIN = Augment(flip=False, turn=False)
 TOGETHER = 3  # rows
-GAP, TITLE = 4, 16
-Gray = npt.NDArray[np.uint8]
 
 
 def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int, seed: int) -> int:
-    """Write a PNG with a column an image and a row an operation; return the number of rows.
+    """Write a PNG with a column per image and a row per operation; return the number of rows.
 
     Images are training samples, cropped as the recipe crops them; a cube is shown by its middle
     section, and below by its middle plane across the sections, or by those that an operation of
@@ -38,17 +36,16 @@ def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int,
         image = shards.manifest.image
     em = em_channels(image.channels)
     shown = em[0] if em else 0
-    aspect = image.stretch
-    lines: list[tuple[str, list[Gray]]] = []
+    sheet = []
     plain = augment_batch(x, rows, PLAIN, crop=config.crop, seed=seed, epoch=0).float().numpy()
     for title, augment, epoch in _operations(config.augment):
         done = augment_batch(x, rows, augment, crop=config.crop, seed=seed, epoch=epoch, em=em)
         done = done.float()
         pairs = zip(done.numpy(), done.numpy() if augment == config.augment else plain, strict=True)
-        lines.append((title, [_view(one[shown], before[shown], aspect) for one, before in pairs]))
-    with atomic_write(out) as file:
-        _drawn(lines).save(file, format="PNG")
-    return len(lines)
+        pictures = [_view(one[shown], before[shown], image.stretch) for one, before in pairs]
+        sheet.append(SheetRow(pictures, [title]))
+    write_sheet(out, sheet)
+    return len(sheet)
 
 
 def _operations(augment: Augment) -> Iterator[tuple[str, Augment, int]]:
@@ -66,34 +63,19 @@ def _operations(augment: Augment) -> Iterator[tuple[str, Augment, int]]:
         yield f"all together, epoch {epoch + 1}", augment, epoch
 
 
-def _view(image: npt.NDArray[np.float32], before: npt.NDArray[np.float32], aspect: float) -> Gray:
+def _view(
+    image: npt.NDArray[np.float32], before: npt.NDArray[np.float32], stretch: float
+) -> Image.Image:
     """Return an image (y, x), or a section of a cube (z, y, x) with an x-z plane below."""
-    gray: Gray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    gray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     if gray.ndim == 2:
-        return gray
+        return Image.fromarray(gray)
     change = np.abs(image - before)
     z, y = (_place(change.mean(axis=axes)) for axes in ((1, 2), (0, 2)))
-    across = Image.fromarray(gray[:, y])
-    across = across.resize((across.width, round(across.height * aspect)), Image.Resampling.NEAREST)
-    gap = np.full((2, gray.shape[2]), 255, np.uint8)
-    return np.concatenate([gray[z], gap, np.asarray(across)])
+    return above_x_z_plane(Image.fromarray(gray[z]), Image.fromarray(gray[:, y]), stretch)
 
 
 def _place(change: npt.NDArray[np.float32]) -> int:
     """Return the middle, or the place of the largest change where the middle has little of it."""
     middle, most = len(change) // 2, int(change.argmax())
     return most if change[most] > 2.0 * change[middle] else middle
-
-
-def _drawn(lines: list[tuple[str, list[Gray]]]) -> Image.Image:
-    height, width = lines[0][1][0].shape
-    columns = len(lines[0][1])
-    size = (columns * (width + GAP) + GAP, len(lines) * (height + TITLE + GAP) + GAP)
-    sheet = Image.new("L", size, 255)
-    draw = ImageDraw.Draw(sheet)
-    for row, (title, images) in enumerate(lines):
-        top = GAP + row * (height + TITLE + GAP)
-        draw.text((GAP, top), title, fill=0)
-        for column, image in enumerate(images):
-            sheet.paste(Image.fromarray(image), (GAP + column * (width + GAP), top + TITLE))
-    return sheet

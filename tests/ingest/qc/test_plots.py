@@ -66,7 +66,7 @@ def test_sheets_name_class_and_ids_and_draw_a_scale_bar(tmp_path: Path, texts: l
     sheet_of_some(tmp_path / "s.png", images, spec_of(PATCH), samples, "patch, test, excitatory")  # type: ignore[arg-type]
     assert set(texts) == {"a", "b", "c", "patch, test, excitatory", "white bar: 50 nm"}
     page = np.asarray(Image.open(tmp_path / "s.png"))
-    white = [np.flatnonzero(row[:64] == 255) for row in page[-20:]]
+    white = [np.flatnonzero(row[4:68] == 255) for row in page[-20:]]
     assert any(len(row) == round(50 / 4.0) for row in white)
 
 
