@@ -12,7 +12,7 @@ from shards.stream.order import OrderSpec, Position
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import Stream, require_agreement
 from trainer.checkpoint import checkpoint as checkpoints
-from trainer.checkpoint.checkpoint import Progress
+from trainer.checkpoint.checkpoint import Progress, State
 from trainer.config import Config, Layout
 from trainer.models.classifier import Classifier, build_classifier, inputs_of, without_weights
 from trainer.models.memory_format import checkpoint_activations, to_memory_format
@@ -40,23 +40,10 @@ def start_session(
     counts = shards.manifest.splits["train"].class_counts
     loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
     saved = saved_state(job, shards)
-    torch.manual_seed(config.seed)
-    net, notes = build_classifier(
-        without_weights(config) if saved else config, inputs_of(shards.manifest)
-    )
-    for line in notes:
-        say(line)
     progress = saved.progress if saved else Progress()
     stream = open_stream(job, accelerator, shards, progress)
     require_agreement(gather_object([{**stream.agreement(), "config": to_plain(config)}]))
-    net.to(accelerator.device)
-    if saved and job.system.memory_format == "auto":
-        memory_format = saved.memory_format
-    else:
-        memory_format = _memory_format(job, net, accelerator, shards, say)
-    to_memory_format(net, memory_format)
-    if saved:
-        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
+    net, memory_format = _build_net(job, accelerator, shards, saved, say)
     average = moving_average(net, config.ema) if config.ema else None
     if job.system.checkpoint_activations:
         checkpoint_activations(net)
@@ -98,23 +85,35 @@ def _check(
         say(f"warning: {line}")
 
 
-def _memory_format(
+def _build_net(
     job: Job,
-    net: Classifier,
     accelerator: Accelerator,
     shards: ShardSet,
+    saved: State | None,
     say: Callable[[str], None],
-) -> Layout:
-    config = job.config
+) -> tuple[Classifier, Layout]:
+    """Return the net on its device, new or as `saved`, and its memory format."""
+    config, inputs = job.config, inputs_of(shards.manifest)
+    torch.manual_seed(config.seed)
+    net, notes = build_classifier(without_weights(config) if saved else config, inputs)
+    for line in notes:
+        say(line)
+    net.to(accelerator.device)
     if job.system.memory_format != "auto":
-        return job.system.memory_format
-    size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
-    step = trial_step(config, accelerator, shards, size)
-    chosen, seconds = choose_memory_format(net, step, accelerator.device)
-    agreed: Layout = broadcast_object_list([chosen])[0]
-    timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    say(f"memory format {agreed} ({timing} for {size} images)")
-    return agreed
+        memory_format = job.system.memory_format
+    elif saved:
+        memory_format = saved.memory_format
+    else:
+        size = min(TIMED_BATCH, config.batch_size // accelerator.num_processes)
+        step = trial_step(config, accelerator, shards, size)
+        faster, seconds = choose_memory_format(net, step, accelerator.device)
+        memory_format = broadcast_object_list([faster])[0]  # rank 0's choice
+        timing = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
+        say(f"memory format {memory_format} ({timing} for {size} images)")
+    to_memory_format(net, memory_format)
+    if saved:
+        net.load_state_dict(checkpoints.load_tensors(job.checkpoints / "last", "model"))
+    return net, memory_format
 
 
 def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:
