@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from pydantic import JsonValue
+from torch import nn
 
 from shards.contract.documents import parse_json
 from shards.storage.locks import sole_writer
@@ -21,18 +22,6 @@ TOLERANCE = 1e-5
 CHECKED = 3  # images on which the exported program is compared
 
 
-class Probabilities(nn.Module):
-    """uint8 images (b, c, [z], y, x) to probabilities (b, classes)."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return probabilities."""
-        return torch.softmax(self.classifier(x), dim=1)
-
-
 def export_run(run: str, out: Path, *, checkpoint: str = "best", raw: bool = False) -> float:
     """Write the folder `out`; return the largest difference between program and model.
 
@@ -41,21 +30,24 @@ def export_run(run: str, out: Path, *, checkpoint: str = "best", raw: bool = Fal
     trained = load_trained(model_folder(run, checkpoint), raw=raw)
     if any((out / name).exists() for name in ("run.json", "checkpoints")):
         raise ValueError(f"{out} is a run; export into a folder of its own")
-    metrics = Path(run) / "metrics.json"
-    scores = metrics.read_bytes() if metrics.is_file() else None
     program, difference = _program(trained)
-    card = model_card(trained, _numbers(scores, where=str(metrics)))
-    files = {"model.pt2": program, "README.md": card.encode()}
-    if scores is not None:
-        files["metrics.json"] = scores
+    files = {"model.pt2": program}
+    scores: dict[str, JsonValue] = {}
+    metrics = Path(run) / "metrics.json"
+    if metrics.is_file():
+        files["metrics.json"] = metrics.read_bytes()
+        scores = parse_json(
+            dict, files["metrics.json"], where=str(metrics), cure="run `python -m eval` again"
+        )
+    files["README.md"] = model_card(trained, scores).encode()
     state = replace(trained.state, world_size=1, average_steps=0, scaler=None)
     with sole_writer(out), naming(str(out), cure="make room or check the rights there"):
         write_model(out, {"model": trained.model.state_dict()}, state, files)
     return difference
 
 
-def model_card(trained: Trained, scores: dict[str, float]) -> str:
-    """Return the model card as Markdown."""
+def model_card(trained: Trained, metrics: dict[str, JsonValue]) -> str:
+    """Return the model card as Markdown, with the outermost numbers of a metrics.json."""
     image, config = trained.inputs.image, trained.config
     parameters = sum(p.numel() for p in trained.model.parameters())
     best = trained.state.progress.best
@@ -74,7 +66,11 @@ def model_card(trained: Trained, scores: dict[str, float]) -> str:
         f"- Output: probabilities of {', '.join(trained.inputs.class_names)}, in this order",
         f"- Data: shard set with manifest SHA-256 {trained.state.manifest_sha256}",
         f"- Best validation {config.monitor}: {'none yet' if best is None else f'{best:.4f}'}",
-        *(f"- {name}: {value}" for name, value in scores.items()),
+        *(
+            f"- {name}: {value}"
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        ),
         "",
         "Predict: `python -m trainer predict THIS_FOLDER --data URL --split test`",
     ]
@@ -82,7 +78,7 @@ def model_card(trained: Trained, scores: dict[str, float]) -> str:
 
 
 def _program(trained: Trained) -> tuple[bytes, float]:
-    model = Probabilities(trained.model).eval()
+    model = nn.Sequential(trained.model, nn.Softmax(dim=1)).eval()
     rng = torch.Generator().manual_seed(0)
     shape = (CHECKED, *trained.inputs.image.shape)
     x = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
@@ -97,11 +93,3 @@ def _program(trained: Trained) -> tuple[bytes, float]:
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue(), difference
-
-
-def _numbers(metrics: bytes | None, *, where: str) -> dict[str, float]:
-    """Return the outermost numbers of a metrics.json."""
-    if metrics is None:
-        return {}
-    scores = parse_json(dict, metrics, where=where, cure="run `python -m eval` again")
-    return {name: value for name, value in scores.items() if isinstance(value, int | float)}

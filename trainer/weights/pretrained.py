@@ -187,24 +187,18 @@ def adapt_input(model: nn.Module, channels: int, *, pretrained: bool) -> None:
     Pretrained filters are summed over colours and shared out evenly, so that an image repeated in
     every channel gives what the same image in gray gave before.
     """
-    name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS))
+    conv = next(module for module in model.modules() if isinstance(module, CONVOLUTIONS))
     if conv.in_channels == channels:
         return
-    new = type(conv)(
-        channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
-    )
+    weight, bias = conv.weight.detach(), conv.bias
+    conv.in_channels = channels
+    conv.weight = nn.Parameter(weight.new_empty((len(weight), channels, *weight.shape[2:])))
+    conv.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    conv.reset_parameters()
     if pretrained:
         with torch.no_grad():
-            new.weight.copy_(with_channels(conv.weight, channels))
-            if conv.bias is not None and new.bias is not None:
-                new.bias.copy_(conv.bias)
-    parent, _, leaf = name.rpartition(".")
-    model.get_submodule(parent).register_module(leaf, new)
+            conv.weight.copy_(with_channels(weight, channels))
+        conv.bias = bias
 
 
 def with_channels(weight: Tensor, channels: int) -> Tensor:
