@@ -96,12 +96,16 @@ def git_state() -> GitState | None:
     here = Path(__file__).parents[2]
     if shutil.which("git") is None or not (here / ".git").exists():
         return None
-    head, status = (
-        subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
-        )
-        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    )
-    if head.returncode or status.returncode:
-        return None
-    return GitState(commit=head.stdout.strip(), changed=bool(status.stdout.strip()))
+    words = [
+        "git",
+        "-C",
+        str(here),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty",
+    ]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    commit, dirty, _ = answer.stdout.strip().partition("-dirty")
+    return None if answer.returncode else GitState(commit=commit, changed=bool(dirty))
