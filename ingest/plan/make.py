@@ -71,7 +71,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
         write_table(layout.plan_table, draft.samples, plan_columns(job), row_group_size=group)
         write_table(layout.plan_rejects, draft.rejects, REJECT_COLUMNS)
         specs = image_specs(job, plan.voxel_size_nm)
-        create_store(out, specs, plan.num_samples, job.samples_per_block)
+        create_store(out, specs, plan.num_samples, job.samples_per_block, codec=job.samples.codec)
         with atomic_write(out / "config.yaml") as file:
             file.write(yaml.safe_dump(to_plain(job), sort_keys=False).encode())
         files = file_hashes(out, specs, layout.plan_rejects.name)

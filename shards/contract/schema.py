@@ -36,6 +36,7 @@ SPLIT_NAMES = {
 }
 View = Literal["patch", "cube"]
 VIEWS: tuple[View, ...] = get_args(View)
+Codec = Literal["none", "zstd", "blosc-lz4"]  # of the images in a sample store
 UNLABELLED = -1
 MANIFEST, TAR, INDEX = "manifest.json", ".tar", ".index.parquet"
 SHA256 = re.compile("[0-9a-f]{64}")

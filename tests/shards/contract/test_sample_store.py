@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from shards.contract.sample_store import (
     write_rows,
     write_samples,
 )
-from shards.contract.schema import VIEWS, ImageSpec
+from shards.contract.schema import VIEWS, Codec, ImageSpec
 from shards.contract.zarr_shard import ShardFiles
 
 pytestmark = pytest.mark.timeout(60)
@@ -55,12 +56,15 @@ def test_a_writer_owns_whole_shards(tmp_path: Path, start: int, count: int) -> N
     assert array[8:].all()
 
 
-def test_a_shard_is_byte_for_byte_zarrs_own(tmp_path: Path) -> None:
-    spec = ImageSpec(shape=(1, 3, 5), dtype="uint8", channels=("em",), voxel_size_nm=(1, 1, 1))
-    images = np.random.default_rng(0).integers(0, 256, (10, 1, 3, 5), dtype=np.uint8)
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_a_shard_is_byte_for_byte_zarrs_own(tmp_path: Path, codec: Codec) -> None:
+    channels = ("em", "pre")
+    spec = ImageSpec(shape=(2, 32, 32), dtype="uint8", channels=channels, voxel_size_nm=(1, 1, 1))
+    images = np.random.default_rng(0).integers(0, 256, (10, *spec.shape), dtype=np.uint8)
+    images[:, 1] = 255
     images[[0, 5]] = 0
     for name in ("ours", "zarrs"):
-        create_store(tmp_path / name, {"patch": spec}, num_rows=10, rows_per_shard=4)
+        create_store(tmp_path / name, {"patch": spec}, 10, 4, codec=codec)
     write_rows(open_for_write(tmp_path / "ours", "patch"), 0, images)
     open_for_write(tmp_path / "zarrs", "patch")[:] = images
     for shard in range(3):
@@ -69,6 +73,10 @@ def test_a_shard_is_byte_for_byte_zarrs_own(tmp_path: Path) -> None:
             for name in ("ours", "zarrs")
         )
         assert ours.read_bytes() == zarrs.read_bytes()
+    array = open_for_write(tmp_path / "ours", "patch")
+    stored = ShardFiles(array, tmp_path / "ours" / "samples.zarr" / "patch")
+    np.testing.assert_array_equal(stored.read([9, 1, 2]), images[[9, 1, 2]])
+    assert (ours.stat().st_size < 0.8 * 2 * spec.nbytes) == (codec != "none")
 
 
 def test_an_unfinished_store_says_so(tmp_path: Path, store_maker: Callable[..., None]) -> None:
