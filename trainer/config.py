@@ -13,6 +13,7 @@ from shards.contract.schema import View
 
 Precision = Literal["no", "bf16", "fp16"]
 Layout = Literal["contiguous", "channels_last"]
+Monitor = Literal["balanced_accuracy", "loss"]
 NOT_NEGATIVE = (
     "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience"
 )  # fmt: skip
@@ -149,7 +150,7 @@ class Config:
     """Decay a step of the moving average of weights; 0 for none."""
     precision: Precision = "no"
     """`bf16` or `fp16` for automatic mixed precision, `no` for float32."""
-    monitor: Literal["balanced_accuracy", "loss"] = "balanced_accuracy"
+    monitor: Monitor = "balanced_accuracy"
     """What of the validation decides which checkpoint is best."""
     patience: int = 0
     """Stop after so many epochs without a better validation; 0 never."""

@@ -7,22 +7,26 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import accelerate
 import torch
 import torchvision
 
 from shards.contract.documents import read_bytes
+from shards.contract.schema import View
 from trainer.checkpoint.checkpoint import parse_record, tolerant
-from trainer.config import Config, System
+from trainer.config import Config, Layout, Monitor, System
 from trainer.setup.preflight import cudnn_version
+
+Status = Literal["running", "stopped", "finished"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Best:
     """The best validation so far; `epoch` is -1 before the first."""
 
-    monitor: str
+    monitor: Monitor
     value: float | None
     epoch: int
 
@@ -42,16 +46,16 @@ class RunRecord:
 
     schema_version: int
     recipe: str
-    status: str  # running, stopped or finished
+    status: Status
     config: Config
     system: System
     data_url: str
     manifest_sha256: str
     class_names: tuple[str, ...]
-    view: str
+    view: View
     num_parameters: int
     train_counts: dict[str, int]
-    memory_format: str
+    memory_format: Layout
     world_size: int
     device: str
     threads: int

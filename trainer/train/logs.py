@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,6 +18,7 @@ from shards.storage.atomic import atomic_write
 from trainer.checkpoint.checkpoint import naming, tolerant
 
 T = TypeVar("T")
+Kind = Literal["train", "val", "val_average"]
 
 
 class RunLog:
@@ -49,8 +50,8 @@ class RunLog:
             with suppress(OSError) if error else self._naming():
                 self._writer.close()
 
-    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Log values under `kind` (train, val, …) after `step` steps in all."""
+    def write(self, kind: Kind, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Log values under `kind` after `step` steps in all."""
         if self._writer is None:
             return
         # JSON has no NaN.

@@ -11,6 +11,7 @@ from trainer.checkpoint.checkpoint import SCHEMA_VERSION, State, naming
 from trainer.checkpoint.run_folder import (
     Best,
     RunRecord,
+    Status,
     absolute_url,
     git_state,
     read_run,
@@ -89,8 +90,8 @@ def save_session(session: Session, names: list[str]) -> None:
     session.accelerator.wait_for_everyone()
 
 
-def write_run(session: Session, status: str) -> None:
-    """Write run.json; rank 0 alone. `status` is running, stopped or finished."""
+def write_run(session: Session, status: Status) -> None:
+    """Write run.json; rank 0 alone."""
     if not session.accelerator.is_main_process:
         return
     manifest, state = session.shards.manifest, session.progress
