@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from ingest.phantom.fields import VOXEL_NM, Grey
-from ingest.phantom.make_phantom import PhantomConfig, make_scene
+from ingest.phantom.make_phantom import make_scene
+from ingest.phantom.phantom_config import PhantomConfig
 from ingest.phantom.section import Scene, draw_section
 
 CONFIG = PhantomConfig(size=(640, 640, 96), neurons=10, synapses=70)

@@ -9,31 +9,26 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from ingest.job.job_config import load_job
+from ingest.phantom.phantom_config import PhantomConfig
 from ingest.plan.make import plan_dataset
-from ingest.qc.describe_dataset import count_lines, inspect_lines, plan_lines, rules_of, run_lines
+from ingest.qc.describe_dataset import count_lines, inspect_lines, plan_lines, rules_of
 from ingest.run.blocks import Task, run_dataset
 from shards.cli.command import UsageError, run_command, run_named
 
 Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
+DEFAULT_PHANTOM = PhantomConfig()
 
 
 def phantom_command(
     out: Positional[Path],
     *,
-    size: tuple[int, int, int] | None = None,
-    neurons: int | None = None,
-    synapses: int | None = None,
-    seed: int | None = None,
-    label_noise: float | None = None,
-    contrast: float | None = None,
-    merges: int | None = None,
-    strays: int | None = None,
+    config: tyro.conf.OmitArgPrefixes[PhantomConfig] = DEFAULT_PHANTOM,
     segmentation: bool = False,
 ) -> None:
     """Write the phantom: a made-up EM volume, its tables, and a job that ingests them.
@@ -44,34 +39,11 @@ def phantom_command(
 
     Args:
         out: the folder to write
-        size: voxels of 8×8×40 nm along x, y, z; multiples of 128, 128 and 16
-        neurons: presynaptic neurons, half of them excitatory
-        synapses: of all neurons together
-        seed: of everything that is random
-        label_noise: the part of the neurons whose class is wrong in the cell type table
-        contrast: of all structure, against a noise that stays the same
-        merges: axons that have the root id of a neuron of the other class
-        strays: single synapses that have the root id of such a neuron
+        config: what to make up
         segmentation: add seg, the partners of all synapses, and a job that cuts masks of them
     """
-    from ingest.phantom.make_phantom import (  # slow to import
-        PhantomConfig,
-        write_masks,
-        write_phantom,
-    )
+    from ingest.phantom.make_phantom import write_masks, write_phantom  # slow to import
 
-    options = {
-        "size": size,
-        "neurons": neurons,
-        "synapses": synapses,
-        "seed": seed,
-        "label_noise": label_noise,
-        "contrast": contrast,
-        "merges": merges,
-        "strays": strays,
-    }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    config = PhantomConfig(**given)
     write_phantom(out, config)
     if segmentation:
         write_masks(out, config)
@@ -119,8 +91,7 @@ def run_blocks_command(
         if task_index is None or num_tasks is None:
             raise UsageError("--task-index and --num-tasks go together; give both or neither")
         task = Task(index=task_index, count=num_tasks)
-    done = run_dataset(dataset, scheduler=scheduler, num_workers=workers, task=task)
-    print("\n".join(run_lines(done)))
+    print(run_dataset(dataset, scheduler=scheduler, num_workers=workers, task=task))
 
 
 def finish_command(dataset: Positional[Dataset]) -> None:

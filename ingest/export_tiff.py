@@ -1,7 +1,6 @@
 """A data set's images as TIFF files that ImageJ and napari open to scale."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +42,7 @@ def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
     """Write an image (c, [z], y, x) as ImageJ does: to scale, channels named and laid over."""
     z_nm, y_nm, x_nm = spec.size_nm
     sections_zcyx = image[None] if spec.view == "patch" else image.transpose(1, 0, 2, 3)
-    metadata: dict[str, Any] = {"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"}
+    metadata: dict[str, object] = {"axes": "ZCYX", "spacing": z_nm / NM_PER_UM, "unit": "um"}
     if len(image) > 1:
         metadata |= {"mode": "composite", "Labels": list(spec.channels) * len(sections_zcyx)}
     resolution = NM_PER_UM / x_nm, NM_PER_UM / y_nm

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ import pandas as pd
 
 from ingest.phantom import fields
 from ingest.phantom.fields import Float, Grey, Points, Triple
+from ingest.phantom.phantom_config import PhantomConfig
 from ingest.phantom.phantom_tables import INGEST_YAML, make_tables, owners
-from ingest.phantom.phantom_volume import CHUNK, create_volume, write_volume
+from ingest.phantom.phantom_volume import create_volume, write_volume
 from ingest.phantom.scene import Synapses, dendrites, mitochondria, place_synapses
 from ingest.phantom.section import Scene, draw_section, make_textures
-from ingest.phantom.segmentation import partners, segment, write_segmentation
+from ingest.phantom.segmentation import Ids, partners, segment, write_segmentation
 from ingest.phantom.synapse import densities, tubules, vesicles
 from shards.cli.progress import progress
 from shards.contract.documents import document, read_document, write_document
@@ -30,62 +31,10 @@ from shards.storage.atomic import atomic_write
 
 PHANTOM_VERSION = 1
 OFFSET_XYZ = (1152, 640, 208)  # differs by axis, so that swapped axes show
-MIN_SIZE = (384, 384, 64)
+OFFSET_ZYX = (208, 640, 1152)
+Pixels = TypeVar("Pixels", Grey, Ids)
 UNFINISHED = "phantom.unfinished"
 MISSING_FRACTION, SHIFTED_FRACTION, MAX_SHIFT_PX = 0.008, 0.03, 7
-
-
-@document
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhantomConfig:
-    """What to make up.
-
-    size: voxels of 8×8×40 nm along x, y, z, multiples of 128, 128 and 16.
-    neurons: presynaptic neurons, half of them excitatory; synapses: of all of them together.
-    label_noise: the part of the neurons whose class is wrong in the cell type table.
-    contrast: of all structure, against a noise that stays the same.
-    merges, strays: axons, and single synapses, with the root id of a neuron of the other class.
-    """
-
-    size: Triple = (1664, 1408, 256)
-    neurons: int = 60
-    synapses: int = 1020
-    seed: int = 42
-    label_noise: float = 0.0
-    contrast: float = 1.0
-    merges: int = 0
-    strays: int = 0
-
-    def __post_init__(self) -> None:
-        if any(n % c or n < low for n, c, low in zip(self.size, CHUNK, MIN_SIZE, strict=True)):
-            raise ValueError(
-                f"size must be multiples of {CHUNK} voxels (x, y, z) and at least {MIN_SIZE}, got "
-                f"{tuple(self.size)}"
-            )
-        if not 2 <= self.neurons <= self.synapses:
-            raise ValueError(
-                f"a phantom needs two neurons or more and a synapse for each, got neurons "
-                f"{self.neurons}, synapses {self.synapses}"
-            )
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
-        if not 0 <= self.label_noise <= 1 or not 0 < self.contrast <= 2:
-            raise ValueError(
-                f"label_noise must be in [0, 1] and contrast in (0, 2], got {self.label_noise} "
-                f"and {self.contrast}"
-            )
-
-        if not 0 <= self.merges < self.neurons // 2 or self.strays < 0:
-            raise ValueError(
-                f"merges and strays must be 0 or more and leave a neuron of each class of "
-                f"{self.neurons} unmerged, got merges {self.merges}, strays {self.strays}"
-            )
-
-    @property
-    def size_zyx(self) -> Triple:
-        """Voxels along z, y, x."""
-        x, y, z = self.size
-        return z, y, x
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +79,24 @@ def write_phantom(out: Path, config: PhantomConfig, *, workers: int = 2) -> None
             table.to_parquet(file, index=False)
     with atomic_write(out / "ingest.yaml") as file:
         file.write(INGEST_YAML.encode())
-    write_document(out / "phantom.json", _describe(config, damage))
+    described = PhantomDocument(
+        version=PHANTOM_VERSION,
+        config=config,
+        voxel_offset_xyz=OFFSET_XYZ,
+        missing_sections={str(z): part for z, part in sorted(damage.missing.items())},
+        shifted_sections_yx={str(z): yx for z, yx in sorted(damage.shifted.items())},
+    )
+    write_document(out / "phantom.json", described)
     (out / UNFINISHED).unlink()
 
 
 def write_masks(out: Path, config: PhantomConfig) -> None:
     """Add the segmentation of a complete phantom, and a job with masks as channels, to `out`."""
     scene, tables, damage = make_scene(config)
-    z, y, x = OFFSET_XYZ[::-1]
-    sides = partners(scene.synapses, tables["synapses"], (z, y, x))
+    sides = partners(scene.synapses, tables["synapses"], OFFSET_ZYX)
 
-    def draw(section: int) -> npt.NDArray[Any]:
-        drawn: npt.NDArray[Any] = _damaged(segment(scene.owners, sides, section), section, damage)
-        return drawn
+    def draw(section: int) -> Ids:
+        return _damaged(segment(scene.owners, sides, section), section, damage)
 
     write_segmentation(out, config.size, OFFSET_XYZ, draw, INGEST_YAML)
 
@@ -159,7 +113,7 @@ def draw_sections(scene: Scene, damage: Damage, first: int, last: int) -> Grey:
     return sections
 
 
-def _damaged(image: Any, section: int, damage: Damage) -> Any:
+def _damaged(image: Pixels, section: int, damage: Damage) -> Pixels:
     """Return an image (y, x) as it came out of the microscope."""
     dy, dx = damage.shifted.get(section, (0, 0))
     if dy or dx:
@@ -172,41 +126,35 @@ def _damaged(image: Any, section: int, damage: Damage) -> Any:
     return image
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the synapses are and what they are."""
+def make_layout(
+    config: PhantomConfig,
+) -> tuple[Synapses, npt.NDArray[np.bool_], dict[str, pd.DataFrame]]:
+    """Return the synapses, which of them are excitatory, and the tables, without any voxel.
 
-    synapses: Synapses
-    excitatory: npt.NDArray[np.bool_]  # a row a neuron
-
-
-def make_layout(config: PhantomConfig) -> tuple[Layout, dict[str, pd.DataFrame]]:
-    """Return the layout and the tables synapses, cell_types and truth."""
-    size = config.size_zyx
-    rng = _stream(config, 0)
+    The tables are synapses, cell_types and truth.
+    """
+    size, rng = config.size_zyx, _stream(config, 0)
     synapses = place_synapses(size, neurons=config.neurons, synapses=config.synapses, rng=rng)
     excitatory = rng.permutation(np.arange(config.neurons) % 2 == 0)
     owner = owners(
         synapses, excitatory, merges=config.merges, strays=config.strays, rng=_stream(config, 5)
     )
-    z, y, x = OFFSET_XYZ[::-1]
     tables = make_tables(
         synapses,
         excitatory,
         size,
-        (z, y, x),
+        OFFSET_ZYX,
         owner,
         label_noise=config.label_noise,
         rng=_stream(config, 3),
     )
-    return Layout(synapses, excitatory), tables
+    return synapses, excitatory[synapses.neuron], tables
 
 
 def make_scene(config: PhantomConfig) -> tuple[Scene, dict[str, pd.DataFrame], Damage]:
     """Return all that the sections are drawn from, the tables, and what happens to sections."""
     size, shape, paint = config.size_zyx, _stream(config, 1), _stream(config, 2)
-    layout, tables = make_layout(config)
-    synapses, excitatory = layout.synapses, layout.excitatory[layout.synapses.neuron]
+    synapses, excitatory, tables = make_layout(config)
     field, across = _make_fields(size, synapses, shape)
     scene = Scene(
         owners=fields.Owners(field, size),
@@ -260,8 +208,8 @@ def _is_complete(out: Path, config: PhantomConfig) -> bool:
     if not path.exists():
         return False
     cure = "remove the folder and make it again"
-    found = read_document(PhantomDocument, path, what="phantom", cure=cure)
-    made, wanted = (found.version, found.config), (PHANTOM_VERSION, config)
+    complete = read_document(PhantomDocument, path, what="phantom", cure=cure)
+    made, wanted = (complete.version, complete.config), (PHANTOM_VERSION, config)
     if made != wanted:
         raise ValueError(
             f"{out} holds another phantom, {made}, not {wanted}; choose another folder or remove "
@@ -278,13 +226,3 @@ def _prepare(out: Path) -> None:
         raise ValueError(f"{out} has files that are not a phantom's; choose a new or empty folder")
     mark.touch()
     shutil.rmtree(out / "em", ignore_errors=True)
-
-
-def _describe(config: PhantomConfig, damage: Damage) -> PhantomDocument:
-    return PhantomDocument(
-        version=PHANTOM_VERSION,
-        config=config,
-        voxel_offset_xyz=OFFSET_XYZ,
-        missing_sections={str(z): part for z, part in sorted(damage.missing.items())},
-        shifted_sections_yx={str(z): yx for z, yx in sorted(damage.shifted.items())},
-    )

@@ -18,13 +18,14 @@ from cloudvolume import Bbox, CloudVolume
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
 from ingest.phantom.fields import Grey, Triple
+from ingest.phantom.phantom_config import CHUNK
 
-CHUNK, CHUNK_MIP1 = (128, 128, 16), (64, 64, 64)  # x, y, z
+CHUNK_MIP1 = (64, 64, 64)  # x, y, z
 MAX_CHUNKS_PER_SHARD_BITS = 6
 JPEG_QUALITY = 87
 
 
-def sharding(grid_xyz: Triple, *, gzip_data: bool) -> dict[str, Any]:
+def sharding(grid_xyz: Triple, *, gzip_data: bool) -> dict[str, str | int]:
     """Return a sharding scheme for a grid of chunks: several shards, each of several minishards."""
     bits = sum((n - 1).bit_length() for n in grid_xyz)
     within = min(max(bits - 3, 0), MAX_CHUNKS_PER_SHARD_BITS)

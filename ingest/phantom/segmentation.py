@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from ingest.phantom.fields import POST, PRE, VOXEL_NM, Owners, Points, Triple
+from ingest.phantom.phantom_config import CHUNK
 from ingest.phantom.phantom_tables import POSITION_NM
-from ingest.phantom.phantom_volume import CHUNK, new_volume
+from ingest.phantom.phantom_volume import new_volume
 from ingest.phantom.scene import Synapses
 from shards.cli.progress import progress
 from shards.storage.atomic import atomic_write

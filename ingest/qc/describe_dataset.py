@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ingest.dataset import Layout, read_finished, read_plan
 from ingest.plan.labels import ROWS
@@ -88,17 +87,5 @@ def count_lines(
         yield f"{split:>6}: {_pairs(counts.get(split, {}))} of {of}"
 
 
-def _pairs(counts: Mapping[str, Any]) -> str:
+def _pairs(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-
-
-def run_lines(done: Mapping[str, float]) -> Iterator[str]:
-    """Yield what a run did."""
-    if not done["blocks_run"]:
-        yield f"all {done['blocks']:.0f} blocks were done already"
-        return
-    yield (
-        f"{done['blocks_run']:.0f} of {done['blocks']:.0f} blocks run in {done['seconds']:.1f} s: "
-        f"{done['kept']:.0f} samples kept, {done['rejected']:.0f} rejected, "
-        f"{done['bytes'] / 1e6:.0f} MB written, {done['samples_per_s']:.1f} samples/s"
-    )

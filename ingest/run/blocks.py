@@ -22,6 +22,7 @@ from shards.cli.progress import progress
 from shards.contract.sample_store import remove_leftovers
 from shards.storage.atomic import FULL
 from shards.storage.locks import shared_writer, sole_writer
+from shards.stream.order import even_split
 
 REHASH_BYTES = 1 << 30  # bigger tables are compared by their size
 
@@ -44,17 +45,34 @@ class Task:
         """Return what tells this task from the others of the array."""
         return f"{self.index}-of-{self.count}"
 
-    def share(self, blocks: range) -> range:
-        """Return this task's blocks: contiguous, and sizes differ by one at most."""
-        size, extra = divmod(len(blocks), self.count)
-        start = self.index * size + min(self.index, extra)
-        return blocks[start : start + size + (self.index < extra)]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """What a run did: the blocks it ran, of how many, in what time."""
+
+    results: tuple[BlockResult, ...]
+    num_blocks: int
+    seconds: float
+
+    def total(self, item: str) -> int:
+        """Return the sum of one number of the blocks, as `requests`."""
+        return sum(getattr(result, item) for result in self.results)
+
+    def __str__(self) -> str:
+        if not self.results:
+            return f"all {self.num_blocks} blocks were done already"
+        kept, rejected = self.total("kept"), self.total("rejected")
+        return (
+            f"{len(self.results)} of {self.num_blocks} blocks run in {self.seconds:.1f} s: "
+            f"{kept} samples kept, {rejected} rejected, {self.total('bytes') / 1e6:.0f} MB "
+            f"written, {(kept + rejected) / self.seconds:.1f} samples/s"
+        )
 
 
 def run_dataset(
     root: Path, *, scheduler: str, num_workers: int | None, task: Task | None
-) -> dict[str, float]:
-    """Run the blocks of a plan that are not done; return what was done, in numbers.
+) -> RunSummary:
+    """Run the blocks of a plan that are not done.
 
     `scheduler` is threads, processes, slurm or the address of a Dask scheduler. A block that
     fails does not stop the others; they are named at the end.
@@ -65,20 +83,22 @@ def run_dataset(
     with plain_disk_errors(root), lock:
         if task is None:  # nobody else is writing; after tasks of an array, `finish` does this
             remove_leftovers(root)
-        blocks = range(plan.num_blocks) if task is None else task.share(range(plan.num_blocks))
+        index, count = (0, 1) if task is None else (task.index, task.count)
+        blocks = even_split(plan.num_blocks, index=index, count=count)
         todo = [block for block in blocks if not layout.block(block).exists()]
         if not todo:
-            return _summary([], 0.0, len(blocks))
+            return RunSummary(results=(), num_blocks=len(blocks), seconds=0.0)
         check_sources(plan)
         self_test(layout, plan)
         start = time.monotonic()
-        finished: Blocks
-        if task is not None:
-            finished = finished_here(root, todo)
-        else:
-            finished = finished_blocks(root, todo, scheduler, num_workers or usable_cores())
-        results = _collect(plan, todo, finished)
-        return _summary(results, time.monotonic() - start, len(blocks))
+        finished = (
+            finished_blocks(root, todo, scheduler, num_workers or len(os.sched_getaffinity(0)))
+            if task is None
+            else finished_here(root, todo)
+        )
+        results = tuple(_collect(plan, todo, finished))
+        seconds = time.monotonic() - start
+        return RunSummary(results=results, num_blocks=len(blocks), seconds=seconds)
 
 
 def check_sources(plan: Plan) -> None:
@@ -123,11 +143,6 @@ def self_test(layout: Layout, plan: Plan) -> None:
                     check_masks(segmentation, samples, view, plan.job, size)
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 @contextmanager
 def plain_disk_errors(root: Path) -> Iterator[None]:
     """Say in a sentence that the disk is full or closed to us, and what to do."""
@@ -168,33 +183,15 @@ def _collect(plan: Plan, blocks: list[int], finished: Blocks) -> list[BlockResul
             advance(outcome.kept + outcome.rejected, _reading_note(results))
     if failed:
         first = min(failed)
+        numbers = ", ".join(map(str, sorted(failed)[:5])) + (", …" if len(failed) > 5 else "")
         raise RuntimeError(
-            f"{len(failed)} of {len(blocks)} blocks failed ({_numbers(sorted(failed))}), the "
+            f"{len(failed)} of {len(blocks)} blocks failed ({numbers}), the "
             f"others are done; block {first}: {failed[first]}; run the same command to try again"
         )
     return results
 
 
 def _reading_note(results: list[BlockResult]) -> str:
-    requests, num_bytes = sum(r.requests for r in results), sum(r.bytes_read for r in results)
+    requests, read = sum(r.requests for r in results), sum(r.bytes_read for r in results)
     written = sum(r.bytes for r in results)
-    return f"{requests} requests, {num_bytes / 1e6:.0f} MB read, {written / 1e6:.0f} MB written"
-
-
-def _numbers(blocks: list[int]) -> str:
-    return ", ".join(map(str, blocks[:5])) + (", …" if len(blocks) > 5 else "")
-
-
-def _summary(results: list[BlockResult], seconds: float, num_blocks: int) -> dict[str, float]:
-    kept, rejected = sum(r.kept for r in results), sum(r.rejected for r in results)
-    return {
-        "blocks": num_blocks,
-        "blocks_run": len(results),
-        "kept": kept,
-        "rejected": rejected,
-        "bytes": sum(r.bytes for r in results),
-        "requests": sum(r.requests for r in results),
-        "bytes_read": sum(r.bytes_read for r in results),
-        "seconds": seconds,
-        "samples_per_s": (kept + rejected) / seconds if seconds else 0.0,
-    }
+    return f"{requests} requests, {read / 1e6:.0f} MB read, {written / 1e6:.0f} MB written"

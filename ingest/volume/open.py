@@ -5,7 +5,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import JsonValue
 
 from ingest.job.image_config import VolumeConfig
 from ingest.volume.cloudvolume_reader import CloudVolumeReader, UnreadableError, fetch_info
@@ -56,7 +58,7 @@ def load_info(config: VolumeConfig, *, saved: bool) -> VolumeInfo:
     return parse_info(read_bytes(Path(config.info), what=what, cure=cure), where=config.info)
 
 
-def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, Any]:
+def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, JsonValue]:
     """Return what tells this volume from another, as a source of the data set."""
     if config.format == "images":
         return {"kind": "volume", **folder_identity(config.path)}

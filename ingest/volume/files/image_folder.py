@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+from pydantic import JsonValue
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 TREE_COLUMNS = ("id", "split", "class", "file")
@@ -57,7 +57,7 @@ def local_folder(path: str) -> Path:
     return folder
 
 
-def folder_identity(path: str) -> dict[str, Any]:
+def folder_identity(path: str) -> dict[str, JsonValue]:
     """Return number and joint sha256 of the names and sizes of all images in a folder."""
     folder = local_folder(path)
     digest, count = hashlib.sha256(), 0

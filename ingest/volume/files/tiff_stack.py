@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+from pydantic import JsonValue
 
 from ingest.volume.files.section_numbers import holes, in_order
 from ingest.volume.geometry import Box, Triple
@@ -35,7 +36,7 @@ class Stack(Protocol):
         """Return section z (y, x), None where it is missing."""
         ...
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """Return sha256 and size of what is read."""
         ...
 
@@ -56,7 +57,7 @@ class StackFile:
         with _named(self._path):
             return np.asarray(self._file.section(z)[0])
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """Return sha256 and size of the file or files."""
         files = self._file.files
         if len(files) > 1:
@@ -100,10 +101,10 @@ class StackFolder:
         with _named(path), closing(TiffImage(path, ome="ignore")) as file:
             return np.asarray(file.section(0)[0])
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """Return number and joint sha256 of the files, and which sections are missing."""
-        lost = {"missing_sections": self._missing} if self._missing else {}
-        return {**_identity_of(self._files.values()), **lost}
+        identity = _identity_of(self._files.values())
+        return {**identity, "missing_sections": [*self._missing]} if self._missing else identity
 
     def close(self) -> None:
         """Nothing: files are open only while they are read."""
@@ -204,7 +205,7 @@ def _is_section(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _identity_of(files: Iterable[Path]) -> dict[str, Any]:
+def _identity_of(files: Iterable[Path]) -> dict[str, JsonValue]:
     digest, count = hashlib.sha256(), 0
     for path in files:
         digest.update(f"{path.name} {sha256_of_file(path)}\n".encode())

@@ -24,12 +24,12 @@ from ingest.phantom.fields import POST, PRE, VOXEL_NM, Grey
 from ingest.phantom.make_phantom import (
     OFFSET_XYZ,
     Damage,
-    PhantomConfig,
     draw_sections,
     make_layout,
     make_scene,
 )
 from ingest.phantom.make_phantom import write_phantom as write
+from ingest.phantom.phantom_config import PhantomConfig
 from ingest.phantom.phantom_volume import create_volume, write_volume
 from ingest.qc.measure import flags, measure
 
@@ -214,8 +214,8 @@ def test_the_job_is_one_that_ingest_reads(phantom: Path) -> None:
 
 def test_errors_of_segmentation_are_planted_in_the_tables_and_the_truth_stays() -> None:
     config = PhantomConfig(size=(640, 640, 96), neurons=12, synapses=96)
-    _, clean = make_layout(config)
-    _, planted = make_layout(replace(config, merges=3, strays=4))
+    *_, clean = make_layout(config)
+    *_, planted = make_layout(replace(config, merges=3, strays=4))
     truth, table = planted["truth"], planted["synapses"]
     for name in ("pre_pt_root_id", "target_id", "class_name"):
         assert (truth[name] == clean["truth"][name]).all()
@@ -276,7 +276,7 @@ def test_contrast_scales_structure_and_not_noise() -> None:
 @pytest.fixture(scope="module")
 def default_tables() -> dict[str, pd.DataFrame]:
     """The tables of the default phantom: where its synapses are depends on no voxel."""
-    _, tables = make_layout(PhantomConfig())
+    *_, tables = make_layout(PhantomConfig())
     return tables
 
 

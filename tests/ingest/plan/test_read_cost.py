@@ -66,10 +66,10 @@ def test_requests_and_bytes_are_as_planned(
     assert reading.measured
     assert (reading.gap > 0) == bool(cost)  # waiting is dear: bytes are paid to save requests
     task = Task(index=0, count=1)
-    found = run_dataset(tmp_path / "out", scheduler="threads", num_workers=1, task=task)
-    assert found["kept"] == 96
-    assert found["requests"] == pytest.approx(predicted.requests, rel=0.05)
-    assert found["bytes_read"] == pytest.approx(predicted.bytes, rel=0.05)
+    done = run_dataset(tmp_path / "out", scheduler="threads", num_workers=1, task=task)
+    assert done.total("kept") == 96
+    assert done.total("requests") == pytest.approx(predicted.requests, rel=0.05)
+    assert done.total("bytes_read") == pytest.approx(predicted.bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("mip", [0, 1])

@@ -20,7 +20,7 @@ from ingest.dataset import Layout, read_table
 from ingest.job.job_config import load_job
 from ingest.plan.make import plan_dataset
 from ingest.qc.describe_dataset import inspect_lines
-from ingest.run.blocks import Task, run_dataset
+from ingest.run.blocks import RunSummary, Task, run_dataset
 from ingest.run.finish import finish_dataset
 from shards.cli.command import run_command
 from shards.contract.sample_store import read_dataset
@@ -34,7 +34,7 @@ def command(*args: str | Path) -> list[str]:
     return [sys.executable, "-m", "ingest", *map(str, args)]
 
 
-def run_alone(out: Path, task: Task = ALONE) -> dict[str, float]:
+def run_alone(out: Path, task: Task = ALONE) -> RunSummary:
     return run_dataset(out, scheduler="threads", num_workers=1, task=task)
 
 
@@ -99,7 +99,7 @@ def test_tasks_of_an_array_write_the_same_bytes(
     out = tmp_path / "other"
     plan_dataset(load_job(config), out)
     done = [run_alone(out, Task(index=index, count=3)) for index in (2, 0, 1)]
-    assert sum(one["blocks_run"] for one in done) == 4
+    assert sum(len(one.results) for one in done) == 4
     finish_dataset(out)
     assert hashes(out) == hashes(reference)
 
@@ -141,14 +141,14 @@ def test_a_half_written_shard_is_written_again(finished: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:1000])
     (shard.parent / ".0.7.0123abcd.tmp").write_bytes(b"half")
     Layout(finished).block(1).unlink()
-    assert run_alone(finished)["blocks_run"] == 1
+    assert len(run_alone(finished).results) == 1
     finish_dataset(finished)
     assert hashes(finished) == before
 
 
 def test_done_blocks_are_skipped(finished: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in (finished / "samples.zarr").rglob("*")}
-    assert run_alone(finished)["blocks_run"] == 0
+    assert len(run_alone(finished).results) == 0
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
@@ -192,7 +192,7 @@ def test_two_runs_at_once_the_second_is_refused(config: Path, tmp_path: Path) ->
             run_alone(out, Task(index=0, count=2))
         with pytest.raises(ValueError, match="out is being written by process"):
             run_dataset(out, scheduler="threads", num_workers=1, task=None)
-        assert run_alone(out, Task(index=1, count=2))["blocks_run"] == 2
+        assert len(run_alone(out, Task(index=1, count=2)).results) == 2
 
 
 def test_the_same_plan_again_does_nothing(config: Path, tmp_path: Path) -> None:
