@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from ingest.phantom.fields import VOXEL_NM, Grey
+from ingest.phantom.fields import VOXEL_NM, Gray
 from ingest.phantom.make_phantom import make_scene
 from ingest.phantom.phantom_config import PhantomConfig
 from ingest.phantom.section import Scene, draw_section
@@ -15,12 +15,12 @@ STEPS = (-2, -1, 0, 1, 2, 3)
 HALF, ROWS = 36, 3
 
 
-def section(scene: Scene, z: int) -> Grey:
+def section(scene: Scene, z: int) -> Gray:
     """Return one whole section."""
     return draw_section(scene, z, scene.owners.plane(z), scene.owners.plane(z + 1))
 
 
-def strips(scene: Scene, excitatory: bool) -> Grey:
+def strips(scene: Scene, excitatory: bool) -> Gray:
     """Return rows of sections through clefts of one class."""
     is_excitatory = scene.densities.post_nm > 1.5 * scene.densities.pre_nm
     chosen = np.flatnonzero((is_excitatory == excitatory) & ~scene.synapses.at_edge)[:ROWS]

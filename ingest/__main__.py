@@ -82,7 +82,7 @@ def run_blocks_command(
     Args:
         dataset: the folder that `plan` wrote
         scheduler: threads, processes, slurm, or the address of a Dask scheduler
-        workers: blocks at a time; one a core when not given
+        workers: blocks at a time; one per core when not given
         task_index: run one task's share of the blocks without a scheduler, counted from 0
         num_tasks: of how many tasks
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shards.contract.documents import document
-from shards.contract.schema import Codec
+from shards.contract.schema import Codec, size_zyx
 
 VIEW_NAME = "(patch|cube)(_[a-z0-9]+)?"
 Center = Literal["pre", "ctr", "post"]
@@ -67,8 +67,7 @@ class ViewConfig:
     @property
     def size_zyx(self) -> tuple[int, int, int]:
         """Voxels read: a patch is one section."""
-        z, y, x = self.size if len(self.size) == 3 else (1, *self.size)
-        return z, y, x
+        return size_zyx(self.size)
 
 
 def _default_views() -> dict[str, ViewConfig]:
@@ -120,7 +119,7 @@ class QcConfig:
     # section blurred by 2 px measures below 0.5.
     min_contrast: float = 8.0  # standard deviation of grey values
     max_shift_px: float = 5.0  # between neighbouring sections
-    min_focus: float = 0.55  # of the dullest section against the median one
+    min_focus: float = 0.55  # of the blurriest section against the median one
 
     def __post_init__(self) -> None:
         if self.max_shift_px <= 0:

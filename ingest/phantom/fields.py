@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import fft
 
 Float = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
+Gray = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 Triple = tuple[int, int, int]
 
@@ -142,7 +142,7 @@ class Owners:
         for tap in range(4):
             self._block[np.arange(BLOCK_PX), first + tap] += weights[:, tap]
 
-    def plane(self, z: float) -> Grey:
+    def plane(self, z: float) -> Gray:
         """Return the owner of each pixel, (y, x), at height z in sections from the corner."""
         first, weights = spline_weights(np.array([z / STEP_Z - 0.5 + PAD]))
         coarse = np.einsum("t,ktyx->kyx", weights[0], self.fields[:, first[0] : first[0] + 4])
@@ -166,7 +166,7 @@ class Owners:
                 np.matmul(block, rows[:, part], out=out[start : start + BLOCK_PX, part])
         return out
 
-    def _fill(self, owner: Grey, fields: dict[int, Float]) -> None:
+    def _fill(self, owner: Gray, fields: dict[int, Float]) -> None:
         """Set owner (y, x) to the largest of the fields, each (nodes along y, x)."""
         best = np.empty((BLOCK_PX, owner.shape[1]), np.float32)
         value = np.empty_like(best)

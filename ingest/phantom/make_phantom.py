@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ingest.phantom import fields
-from ingest.phantom.fields import Float, Grey, Points, Triple
+from ingest.phantom.fields import Float, Gray, Points, Triple
 from ingest.phantom.phantom_config import PhantomConfig
 from ingest.phantom.phantom_tables import INGEST_YAML, make_tables, owners
 from ingest.phantom.phantom_volume import create_volume, write_volume
@@ -32,7 +32,7 @@ from shards.storage.atomic import atomic_write
 PHANTOM_VERSION = 1
 OFFSET_XYZ = (1152, 640, 208)  # differs by axis, so that swapped axes show
 OFFSET_ZYX = (208, 640, 1152)
-Pixels = TypeVar("Pixels", Grey, Ids)
+Pixels = TypeVar("Pixels", Gray, Ids)
 UNFINISHED = "phantom.unfinished"
 MISSING_FRACTION, SHIFTED_FRACTION, MAX_SHIFT_PX = 0.008, 0.03, 7
 
@@ -101,7 +101,7 @@ def write_masks(out: Path, config: PhantomConfig) -> None:
     write_segmentation(out, config.size, OFFSET_XYZ, draw, INGEST_YAML)
 
 
-def draw_sections(scene: Scene, damage: Damage, first: int, last: int) -> Grey:
+def draw_sections(scene: Scene, damage: Damage, first: int, last: int) -> Gray:
     """Return the sections from `first` to `last`, (z, y, x); safe to call from several threads."""
     below = scene.owners.plane(first)
     sections = np.empty((last - first, *below.shape), np.uint8)
@@ -180,9 +180,9 @@ def _make_fields(
     """Return the fields with all bumps, and two directions across each family of dendrites."""
     field = fields.neuropil_fields(size, rng)
     across = []
-    for colour in fields.DENDRITES:
+    for color in fields.DENDRITES:
         trunks, axis = dendrites(size, rng)
-        fields.add_bumps(field[colour], trunks)
+        fields.add_bumps(field[color], trunks)
         across.append(np.linalg.svd(axis[None])[2][1:])
     inner, sheath = mitochondria(size, synapses, rng)
     fields.add_bumps(field[fields.MITOCHONDRION], inner)

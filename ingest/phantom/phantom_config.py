@@ -1,4 +1,4 @@
-"""What a phantom is made from."""
+"""The options of a phantom."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ MIN_SIZE = (384, 384, 64)
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhantomConfig:
-    """What to make up."""
+    """The volume, its synapses, and what is wrong with them."""
 
     size: tuple[int, int, int] = (1664, 1408, 256)
     """voxels of 8×8×40 nm along x, y, z; multiples of 128, 128 and 16"""

@@ -78,7 +78,7 @@ def make_tables(
     label_noise: float,
     rng: np.random.Generator,
 ) -> dict[str, pd.DataFrame]:
-    """Return the tables synapses, cell_types and truth. `excitatory` has a row a neuron.
+    """Return the tables synapses, cell_types and truth. `excitatory` has one row per neuron.
 
     `owner` (n,) is the neuron whose root id each synapse has in the synapse table. Label noise
     calls `label_noise` of the neurons, the same part of both classes, by the other class's name
@@ -133,8 +133,8 @@ def make_tables(
 
 def _ids(base: int, span: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return different ids in random order."""
-    found = np.unique(rng.integers(0, span, 2 * count + 64))
-    return base + rng.permutation(found)[:count].astype(np.int64)
+    distinct = np.unique(rng.integers(0, span, 2 * count + 64))
+    return base + rng.permutation(distinct)[:count].astype(np.int64)
 
 
 def _flipped(
@@ -172,7 +172,7 @@ def _cell_types(
     roots: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Return the cell type table: a row a neuron, and a few glia without synapses."""
+    """Return the cell type table: one row per neuron, and a few glia without synapses."""
     types = [str(rng.choice(EXCITATORY_TYPES if e else INHIBITORY_TYPES)) for e in called]
     systems = ["excitatory_neuron" if e else "inhibitory_neuron" for e in called]
     return pd.DataFrame(

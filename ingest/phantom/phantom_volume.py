@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cloudvolume import Bbox, CloudVolume
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
-from ingest.phantom.fields import Grey, Triple
+from ingest.phantom.fields import Gray, Triple
 from ingest.phantom.phantom_config import CHUNK
 
 CHUNK_MIP1 = (64, 64, 64)  # x, y, z
@@ -69,7 +69,7 @@ def create_volume(path: Path, size_xyz: Triple, offset_xyz: Triple) -> CloudVolu
 
 
 def write_volume(
-    volume: CloudVolume, draw: Callable[[int, int], Grey], *, workers: int
+    volume: CloudVolume, draw: Callable[[int, int], Gray], *, workers: int
 ) -> Iterator[int]:
     """Draw and write the volume slab by slab; yield the sections done with each.
 
@@ -93,7 +93,7 @@ def write_volume(
             _write_shards(volume, 1, half[low : low + depth], low, pool)
 
 
-def _halved(slab: Grey) -> Grey:
+def _halved(slab: Gray) -> Gray:
     """Return the mean of each 2×2 pixels, as downsampled volumes have it."""
     wide = slab.astype(np.uint16)
     total = wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]
@@ -101,7 +101,7 @@ def _halved(slab: Grey) -> Grey:
 
 
 def _write_shards(
-    volume: CloudVolume, mip: int, slab: Grey, low: int, pool: ThreadPoolExecutor
+    volume: CloudVolume, mip: int, slab: Gray, low: int, pool: ThreadPoolExecutor
 ) -> None:
     """Write the shards that a slab, starting `low` sections from the top, consists of."""
     step_x, step_y, _ = (int(n) for n in volume.image.shard_shape(mip))
@@ -118,7 +118,7 @@ def _write_shards(
         pass
 
 
-def _write_shard(volume: CloudVolume, mip: int, image_xyzc: Grey, start: npt.NDArray[Any]) -> None:
+def _write_shard(volume: CloudVolume, mip: int, image_xyzc: Gray, start: npt.NDArray[Any]) -> None:
     image = volume.image
     box = Bbox(start, start + image_xyzc.shape[:3])
     spec = image.shard_spec(mip)

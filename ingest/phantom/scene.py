@@ -1,4 +1,4 @@
-"""Where the phantom's neurons, synapses and mitochondria are. Nothing here knows a class.
+"""Places of the phantom's neurons, synapses and mitochondria. Nothing here knows a class.
 
 Each neuron has a territory, a cell of a grid, and its synapses lie in the cell's core: cores are a
 cube box apart, and neighbours use sections of their own. So no cube or patch of one neuron overlaps
@@ -31,7 +31,7 @@ BOUTON_TOP = 4.9
 
 @dataclass(frozen=True, slots=True)
 class Synapses:
-    """A row a synapse. Points (n, 3) in nm; normal: unit vectors from bouton to spine, in nm."""
+    """One row per synapse. Points (n, 3) in nm; normal: unit vectors from bouton to spine."""
 
     center_nm: Points
     normal: Points
@@ -55,7 +55,7 @@ class Synapses:
         return Bumps(self.bouton_nm, self.bouton_nm, top, np.full(len(top), CURVATURE))
 
     def spine_bumps(self) -> Bumps:
-        """The postsynaptic sides; as high as the bouton on the plane through the cleft's centre."""
+        """The postsynaptic sides; as high as the bouton on the plane through the cleft's center."""
         top = BOUTON_TOP - CURVATURE * (BOUTON_BACK_NM**2 - SPINE_AHEAD_NM**2)
         tops = np.full(len(self.neuron), top)
         return Bumps(self.spine_nm, self.spine_nm, tops, np.full(len(tops), CURVATURE))
@@ -73,12 +73,12 @@ def place_synapses(
     at_edge[rng.choice(synapses, max(2, round(EDGE_FRACTION * synapses)), replace=False)] = True
     center = np.empty((synapses, 3))
     for owner in range(neurons):
-        mine = np.flatnonzero(neuron == owner)
+        own = np.flatnonzero(neuron == owner)
         core = low[order[owner]], high[order[owner]]
-        for count, i in enumerate(mine):
+        for count, i in enumerate(own):
             box = _at_the_edge(*core, size_nm(size_zyx), rng) if at_edge[i] else core
             points = rng.uniform(box[0], box[1], (64, 3))
-            before = center[mine[:count]], normal[mine[:count]]
+            before = center[own[:count]], normal[own[:count]]
             candidates = _in_sections(points, phase[order[owner]], rng)
             center[i] = _freest(candidates, normal[i], before)
     radius = 165.0 * np.exp(0.16 * rng.standard_normal(synapses))
@@ -147,14 +147,14 @@ def _in_sections(point: Points, phase: int, rng: np.random.Generator) -> Points:
 def _freest(candidates: Points, normal: Points, others: tuple[Points, Points]) -> Points:
     """Return the place whose bouton and spine keep farthest from the others', up to APART_NM.
 
-    others: centres and normals of those already placed.
+    others: centers and normals of those already placed.
     """
     if not len(others[0]):
         return np.array(candidates[0])
     offsets = np.array([0.0, -BOUTON_BACK_NM, SPINE_AHEAD_NM])
-    mine = candidates[:, None] + offsets[None, :, None] * normal
-    theirs = (others[0][:, None] + offsets[None, :, None] * others[1][:, None]).reshape(-1, 3)
-    distance = np.linalg.norm(mine[:, :, None] - theirs, axis=-1).min(axis=(1, 2)) / 0.75
+    new = candidates[:, None] + offsets[None, :, None] * normal
+    placed = (others[0][:, None] + offsets[None, :, None] * others[1][:, None]).reshape(-1, 3)
+    distance = np.linalg.norm(new[:, :, None] - placed, axis=-1).min(axis=(1, 2)) / 0.75
     centers = np.linalg.norm(candidates[:, None] - others[0], axis=-1).min(axis=1)
     room = np.minimum(np.minimum(distance, centers), APART_NM)
     return np.array(candidates[np.argmax(room)])

@@ -1,4 +1,4 @@
-"""From owners to grey values: one section of the phantom, as a microscope would show it."""
+"""From owners to gray values: one section of the phantom, as a microscope would show it."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from ingest.phantom.fields import (
     PRE,
     VOXEL_NM,
     Float,
-    Grey,
+    Gray,
     Owners,
     Points,
 )
 from ingest.phantom.scene import Synapses
 from ingest.phantom.synapse import Densities, Vesicles, draw_densities, draw_vesicles
 
-MIDDLE_GREY = np.float32(132.0)
+MIDDLE_GRAY = np.float32(132.0)
 MEMBRANE, MICROTUBULE, CRISTAE = np.float32(118.0), np.float32(80.0), np.float32(30.0)
 CYTOPLASM = np.array(  # of each owner; the last is the mitochondria's matrix
     [164, 174, 152, 170, 160, 178, 168, 148, 172, 176, 168, 163, 169, 100], np.float32
@@ -88,14 +88,14 @@ def _dots(rng: np.random.Generator) -> Float:
     return np.minimum(blurred, 1)
 
 
-def draw_section(scene: Scene, section: int, below: Grey, above: Grey) -> Grey:
+def draw_section(scene: Scene, section: int, below: Gray, above: Gray) -> Gray:
     """Return section `section` (y, x) between two planes of owners; 0 is left for missing data."""
     rng = np.random.default_rng([scene.seed, 11, section])
     textures = scene.textures
     ny, nx = below.shape
     look = _Look(
         contrast=np.float32(scene.contrast * rng.normal(1, 0.05)),
-        level=np.float32(MIDDLE_GREY + rng.normal(0, 4)),
+        level=np.float32(MIDDLE_GRAY + rng.normal(0, 4)),
         noise=np.frombuffer(rng.bytes(3 * ny * nx), np.uint8).reshape(3, ny, nx),
         clumps=_rolled(textures.clumps, rng),
         shading=_rolled(textures.shading, rng),
@@ -116,19 +116,19 @@ def draw_section(scene: Scene, section: int, below: Grey, above: Grey) -> Grey:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one section has of its own."""
+    """One section's own brightness, contrast and noise."""
 
     contrast: np.float32
     level: np.float32
-    noise: Grey  # (3, y, x), uniform
+    noise: Gray  # (3, y, x), uniform
     clumps: Float
     shading: Float
 
 
 def _signal(
-    scene: Scene, look: _Look, owner: Grey, darkness: Float, *, section: int, rows: slice
+    scene: Scene, look: _Look, owner: Gray, darkness: Float, *, section: int, rows: slice
 ) -> Float:
-    """Return the grey values of some rows, before the microscope; owner and darkness are theirs."""
+    """Return the gray values of some rows, before the microscope; owner and darkness are theirs."""
     signal = np.take(CYTOPLASM, owner)
     _draw_microtubules(signal, owner, scene, section, rows.start)
     _draw_cristae(signal, owner, scene.textures, section, rows)
@@ -141,9 +141,9 @@ def _signal(
     return signal
 
 
-def _exposed(signal: Float, rows: slice, look: _Look) -> Grey:
+def _exposed(signal: Float, rows: slice, look: _Look) -> Gray:
     """Return some rows as the camera gives them: contrast, brightness, shading and noise."""
-    signal = (signal - MIDDLE_GREY) * look.contrast
+    signal = (signal - MIDDLE_GRAY) * look.contrast
     signal += look.level
     signal += SHADING * look.shading[rows]
     noise = look.noise[1, rows].astype(np.float32)
@@ -161,14 +161,14 @@ def _rolled(texture: Float, rng: np.random.Generator) -> Float:
     return rolled
 
 
-def _membranes(below: Grey, above: Grey) -> Float:
+def _membranes(below: Gray, above: Gray) -> Float:
     """Return how dark the membranes are: crisp where they stand upright, faint where they slant."""
     level = _borders(below).view(np.uint8) + _borders(above).view(np.uint8)
     level += (below != above).view(np.uint8) * np.uint8(3)
     return np.take(UPRIGHT_AND_SLANTED, level)
 
 
-def _borders(owner: Grey) -> npt.NDArray[np.bool_]:
+def _borders(owner: Gray) -> npt.NDArray[np.bool_]:
     """Return the pixels on both sides of a border."""
     border = np.zeros(owner.shape, bool)
     down, right = owner[1:] != owner[:-1], owner[:, 1:] != owner[:, :-1]
@@ -180,11 +180,11 @@ def _borders(owner: Grey) -> npt.NDArray[np.bool_]:
 
 
 def _draw_microtubules(
-    signal: Float, owner: Grey, scene: Scene, section: int, first_row: int
+    signal: Float, owner: Gray, scene: Scene, section: int, first_row: int
 ) -> None:
     """Darken the dendrites with microtubules along their axis."""
-    for colour, across in zip(DENDRITES, scene.across_dendrites, strict=True):
-        rows, columns = np.nonzero(owner == colour)
+    for color, across in zip(DENDRITES, scene.across_dendrites, strict=True):
+        rows, columns = np.nonzero(owner == color)
         if len(rows):
             y, x = (rows + first_row).astype(np.float32), columns.astype(np.float32)
             z = section * VOXEL_NM[0] / VOXEL_NM[1]
@@ -193,7 +193,7 @@ def _draw_microtubules(
 
 
 def _draw_cristae(
-    signal: Float, owner: Grey, textures: Textures, section: int, rows: slice
+    signal: Float, owner: Gray, textures: Textures, section: int, rows: slice
 ) -> None:
     """Fold the inner membrane of the mitochondria; the pattern turns slowly with depth."""
     inside = owner == MITOCHONDRION

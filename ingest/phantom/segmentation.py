@@ -35,9 +35,9 @@ MASKS_YAML = (
 
 @dataclass(frozen=True, slots=True)
 class Partners:
-    """The middles (n, 3) of what owns a colour, in nm, and the root id of each."""
+    """The middles (n, 3) of what owns a color, in nm, and the root id of each."""
 
-    colour: int
+    color: int
     nearest: cKDTree
     roots: Ids
 
@@ -53,8 +53,8 @@ def partners(synapses: Synapses, table: pd.DataFrame, offset_zyx: Triple) -> lis
         (POST, "post", synapses.spine_nm),
     ]
     return [
-        Partners(colour, cKDTree(middle), table[f"{name}_pt_root_id"].to_numpy(np.uint64)[row])
-        for colour, name, middle in sides
+        Partners(color, cKDTree(middle), table[f"{name}_pt_root_id"].to_numpy(np.uint64)[row])
+        for color, name, middle in sides
     ]
 
 
@@ -63,7 +63,7 @@ def segment(owners: Owners, sides: list[Partners], section: int) -> Ids:
     owner = owners.plane(section + 0.5)
     ids = np.zeros(owner.shape, np.uint64)
     for side in sides:
-        y, x = np.nonzero(owner == side.colour)
+        y, x = np.nonzero(owner == side.color)
         height = np.full(len(y), section)
         points = (np.stack([height, y, x], axis=1) + 0.5) * VOXEL_NM
         ids[y, x] = side.roots[side.nearest.query(points)[1]]

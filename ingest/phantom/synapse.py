@@ -1,4 +1,4 @@
-"""What makes a synapse excitatory or inhibitory: vesicles and densities, drawn a section at a time.
+"""Vesicles and densities, the signs of an excitatory or inhibitory synapse, drawn per section.
 
 Excitatory: spherical vesicles, a thick density on the postsynaptic side. Inhibitory: elongated
 vesicles of the same volume and the same total darkness, thin densities on both sides of the cleft,
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingest.phantom.fields import VOXEL_NM, Float, Grey, Points, Triple, size_nm
+from ingest.phantom.fields import VOXEL_NM, Float, Gray, Points, Triple, size_nm
 from ingest.phantom.scene import Synapses
 
 VESICLES = 190
@@ -19,7 +19,7 @@ VESICLE_RADIUS_NM = 20.0
 SITE_NM = 46.0
 TUBULES_PER_NM3 = 4e-9
 # Thickness before and behind the cleft in nm, darkness there and in the cleft, widening. They are
-# balanced: in any box about the cleft's centre, both classes are about as dark.
+# balanced: in any box about the cleft's center, both classes are about as dark.
 EXCITATORY = (5.0, 33.0, 0.69, 0.27, 1.0)
 INHIBITORY = (18.0, 18.0, 0.80, 0.17, 1.06)
 SUB_SECTIONS_NM = np.array([-13.3, 0.0, 13.3])  # a section shows the mean over its thickness
@@ -27,7 +27,7 @@ SUB_SECTIONS_NM = np.array([-13.3, 0.0, 13.3])  # a section shows the mean over 
 
 @dataclass(frozen=True, slots=True)
 class Vesicles:
-    """A row a vesicle, sorted by height. form: (n, 6), see `_shells`."""
+    """One row per vesicle, sorted by height. form: (n, 6), see `_shells`."""
 
     center_nm: Points
     form: Float
@@ -37,7 +37,7 @@ class Vesicles:
 
 @dataclass(frozen=True, slots=True)
 class Densities:
-    """A row a synapse: thickness before and behind the cleft, darkness of both and of the cleft."""
+    """One row per synapse: thickness on both sides, darkness of both and of the cleft."""
 
     pre_nm: Float
     post_nm: Float
@@ -61,16 +61,15 @@ def vesicles(
     synapses: Synapses, excitatory: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> Vesicles:
     """Fill the boutons with vesicles, most of them near the active zone."""
-    centers, owner = [], []
-    for i in range(len(excitatory)):
-        found = _sites(synapses, i, rng)
-        centers.append(found)
-        owner.append(np.full(len(found), i))
-    center, of = np.concatenate(centers), np.concatenate(owner)
+    sites = [_sites(synapses, i, rng) for i in range(len(excitatory))]
+    center = np.concatenate(sites)
+    synapse = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
     aspect = np.where(
-        excitatory[of], rng.uniform(1.0, 1.1, len(of)), rng.uniform(1.5, 2.4, len(of))
+        excitatory[synapse],
+        rng.uniform(1.0, 1.1, len(synapse)),
+        rng.uniform(1.5, 2.4, len(synapse)),
     )
-    radius = VESICLE_RADIUS_NM * np.exp(rng.normal(0, 0.06, len(of)))
+    radius = VESICLE_RADIUS_NM * np.exp(rng.normal(0, 0.06, len(synapse)))
     shape, surface = _ellipsoids(radius, aspect, rng)
     return _sorted(center, shape, 0.95 / surface, window_px=11)
 
@@ -134,11 +133,11 @@ def _ellipsoids(
 
 
 def draw_vesicles(
-    darkness: Float, owner: Grey, vesicles: Vesicles, section: int, hosts: tuple[int, ...]
+    darkness: Float, owner: Gray, vesicles: Vesicles, section: int, hosts: tuple[int, ...]
 ) -> None:
     """Add the vesicles that this section cuts to `darkness` (y, x), if they lie in the `hosts`.
 
-    A vesicle stays within the process that its centre is in.
+    A vesicle stays within the process that its center is in.
     """
     middle = (section + 0.5) * VOXEL_NM[0]
     half = vesicles.window_px // 2
@@ -167,7 +166,7 @@ def draw_vesicles(
 
 
 def _shells(form: Float, dz: Float, dy: Float, dx: Float) -> Float:
-    """Return the darkness of ellipsoidal shells: a membrane around a grey lumen.
+    """Return the darkness of ellipsoidal shells: a membrane around a gray lumen.
 
     form: (n, 6), the quadratic form's zz, yy, xx, 2zy, 2zx, 2yx, which is 1 on the membrane.
     """
@@ -213,7 +212,7 @@ def draw_densities(
 
 
 def _extent_nm(radius_nm: Float, normal: Points) -> Points:
-    """Return how far a density reaches from its centre along z, y and x."""
+    """Return how far a density reaches from its center along z, y and x."""
     extent: Points = (radius_nm + 40) * np.sqrt(1 - normal**2) + 75 * np.abs(normal)
     return extent
 

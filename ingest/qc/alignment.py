@@ -1,4 +1,4 @@
-"""How the sections of a cube compare with each other: shifts and sharpness."""
+"""The sections of a cube compared with each other: shifts and sharpness."""
 
 from functools import cache
 
@@ -61,7 +61,7 @@ def _shifts(sections: Floats, pairs: npt.NDArray[np.intp]) -> Floats:
 
 
 def least_focus(em_zyx: Image, contrast: npt.NDArray[np.float64]) -> float:
-    """Return how sharp the dullest section is against the median one, 1 where all are alike.
+    """Return how sharp the blurriest section is against the median one, 1 where all are alike.
 
     Sharpness is the mean absolute difference of neighbouring pixels over the section's `contrast`,
     its standard deviation; hand in no section of one value. 0 where there is no section.

@@ -1,4 +1,4 @@
-"""What a data set or a plan holds, in lines of text."""
+"""A data set or a plan described in lines of text."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -83,8 +83,8 @@ def count_lines(
 ) -> Iterator[str]:
     """Yield samples of each class and neurons, by split."""
     for split in SPLITS:
-        of = f"{neurons[split]} neurons" if any(neurons.values()) else "unknown neurons"
-        yield f"{split:>6}: {_pairs(counts.get(split, {}))} of {of}"
+        who = f"{neurons[split]} neurons" if any(neurons.values()) else "unknown neurons"
+        yield f"{split:>6}: {_pairs(counts.get(split, {}))} of {who}"
 
 
 def _pairs(counts: Mapping[str, int]) -> str:

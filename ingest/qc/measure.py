@@ -1,4 +1,4 @@
-"""What is wrong with an image, in numbers; and which numbers leave it out."""
+"""The quality of an image in numbers, and the numbers that leave it out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Quality:
     missing_sections: int  # sections of one value only
     contrast: float  # standard deviation, 0 to 127.5
     shift_px: float  # the largest between neighbouring sections; 0 for a patch
-    focus: float  # sharpness of the dullest section against the median one; 1 for a patch
+    focus: float  # sharpness of the blurriest section against the median one; 1 for a patch
     mask_fraction: float  # voxels in the smallest of its masks; 1 where it has none
 
 
@@ -80,4 +80,8 @@ def reject_reason(quality: Quality, config: QcConfig) -> str:
 
 def flags(quality: Quality, config: QcConfig) -> list[str]:
     """Return what is worth knowing of an image that is kept."""
-    return [name for name, (field, of) in FLAGS.items() if of(getattr(quality, field), config) > 1]
+    return [
+        name
+        for name, (field, severity_of) in FLAGS.items()
+        if severity_of(getattr(quality, field), config) > 1
+    ]

@@ -30,7 +30,7 @@ QUALITY_FIELDS = tuple(Quality.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockResult:
-    """What came of a block."""
+    """The outcome of a block."""
 
     block: int
     kept: int
@@ -42,7 +42,7 @@ class BlockResult:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a worker's thread keeps between blocks: the plan, volumes by mip, room for images."""
+    """A worker thread keeps this between blocks: the plan, volumes by mip, room for images."""
 
     plan: Plan
     volumes: dict[int, Volume] = field(default_factory=dict)
@@ -62,8 +62,8 @@ class Opened:
         """Return the segmentation that masks of a scale's voxels are cut from, opened once."""
         if mip not in self.segmentations:
             job, gap = self.plan.job, self.plan.prediction.masks[str(mip)].gap
-            of = mask_scale(job, self.volume(mip).scale.voxel_size_nm)
-            self.segmentations[mip] = of.open(concurrency=job.cost.concurrency, gap=gap)
+            scale = mask_scale(job, self.volume(mip).scale.voxel_size_nm)
+            self.segmentations[mip] = scale.open(concurrency=job.cost.concurrency, gap=gap)
         return self.segmentations[mip]
 
     def stack(self, view: str, count: int) -> Images:
@@ -88,8 +88,8 @@ def run_block(root: str, plan_sha256: str, block: int) -> BlockResult:
 
     `plan_sha256` is that of plan.json: a thread keeps what it opened for the next block.
     """
-    if getattr(_kept, "of", None) != (root, plan_sha256):
-        _kept.opened, _kept.of = Opened(read_plan(Layout(Path(root)))), (root, plan_sha256)
+    if getattr(_kept, "plan", None) != (root, plan_sha256):
+        _kept.opened, _kept.plan = Opened(read_plan(Layout(Path(root)))), (root, plan_sha256)
     return execute(Layout(Path(root)), _kept.opened, block)
 
 
@@ -141,17 +141,17 @@ def planned_samples(layout: Layout, plan: Plan, block: int) -> pd.DataFrame:
 def _cut(
     samples: pd.DataFrame, opened: Opened, job: JobConfig
 ) -> tuple[dict[str, Images], dict[str, list[Quality]], np.ndarray]:
-    """Return images (n, c, [z], y, x) and their quality by view, and a reason a sample."""
+    """Return images (n, c, [z], y, x) and their quality by view, and a reason per sample."""
     views = job.samples.views
     images = {name: opened.stack(name, len(samples)) for name in views}
     quality: dict[str, list[Quality]] = {name: [] for name in views}
     reasons = np.full(len(samples), "", dtype=object)
-    for row, name, found in _filled(samples, opened, images):
+    for row, name, is_stored in _filled(samples, opened, images):
         image = images[name][row]
-        if not found:
+        if not is_stored:
             image[...] = 0
         quality[name].append(measure(image))
-        reason = reject_reason(quality[name][-1], job.qc) if found else "missing_data"
+        reason = reject_reason(quality[name][-1], job.qc) if is_stored else "missing_data"
         reasons[row] = reasons[row] or reason
     return images, quality, reasons
 

@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSummary:
-    """What a run did: the blocks it ran, of how many, in what time."""
+    """The outcome of a run: the blocks it ran, of how many, in what time."""
 
     results: tuple[BlockResult, ...]
     num_blocks: int
@@ -138,8 +138,8 @@ def self_test(layout: Layout, plan: Plan) -> None:
             check_voxels(volume, reference_reader(config, view.mip), samples, view)
             if len(plan.job.samples.channels) > 1:
                 size = volume.scale.voxel_size_nm
-                of = mask_scale(plan.job, size)
-                with closing(of.open(concurrency=plan.job.cost.concurrency)) as segmentation:
+                masks = mask_scale(plan.job, size)
+                with closing(masks.open(concurrency=plan.job.cost.concurrency)) as segmentation:
                     check_masks(segmentation, samples, view, plan.job, size)
 
 

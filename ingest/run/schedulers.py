@@ -1,4 +1,4 @@
-"""Where the blocks of a plan run: here in threads or processes, on Slurm, or with a Dask scheduler.
+"""Runs the blocks of a plan: here in threads or processes, on Slurm, or with a Dask scheduler.
 
 Here, nothing listens on a port. The cluster that is started on Slurm takes encrypted connections
 with its own certificate only: that of dask's config where `distributed.comm.tls` has one, else one
@@ -29,7 +29,7 @@ Blocks = Generator[tuple[int, BlockResult | BaseException], None, None]
 
 
 def finished_blocks(root: Path, blocks: Sequence[int], scheduler: str, num_workers: int) -> Blocks:
-    """Run blocks, and yield each with what came of it; one that fails is tried again.
+    """Run blocks, and yield each with its result or error; one that fails is tried again.
 
     `scheduler` is threads, processes, slurm or the address of a Dask scheduler.
     """

@@ -62,7 +62,7 @@ def check_voxels(
     """Read a few samples before all of them, and refuse what cannot be right.
 
     The central voxel of every probe must be what `reference` reads there, which takes another way
-    to the data: so axis order, centring and the place of chunks are proven. And more than half
+    to the data: so axis order, centering and the place of chunks are proven. And more than half
     of the probes must hold something.
     """
     boxes = boxes_of(_few(samples), view, volume.scale.voxel_size_nm)
@@ -120,7 +120,7 @@ def _probe(volume: Volume, reference: Callable[[Box], Image], box: Box, cutout: 
             return not cutout.any()
         cutout = volume.read(box)
     raise ValueError(
-        f"{box}: the central voxel of the cutout is not the voxel at its centre; the volume's "
+        f"{box}: the central voxel of the cutout is not the voxel at its center; the volume's "
         "reader and its info disagree, do not trust this volume"
     )
 
@@ -136,7 +136,7 @@ class Reading:
 
     @property
     def changes(self) -> tuple[bool, float]:
-        """How much it changes: what changes least comes first."""
+        """The size of the change; readings are sorted by it, the smallest first."""
         return self.order != "xyz", abs(math.log2(self.factor))
 
     def __str__(self) -> str:
@@ -156,17 +156,17 @@ def _readings(
     One of an order of axes and a factor counts only where neither alone is enough.
     """
     x_nm, y_nm, z_nm = job.synapses.position_resolution_nm
-    found = []
+    readings = []
     for order, factor in product(permutations(range(3)), SCALES):
         # Positions as the table gives them are unknown here; their nm stand for them.
         voxels = voxels_of(points[:, order] * [1.0, factor, factor], scale.voxel_size_nm)
         share = float(inside(voxels, size, scale.grid.bounds).mean())
         name = "".join("zyx"[axis] for axis in order)[::-1]
         resolution = (x_nm * factor, y_nm * factor, z_nm)
-        found.append(Reading(order=name, factor=factor, share=share, resolution_nm=resolution))
-    found = [reading for reading in found if reading.share > now + BETTER]
-    best = max((reading.share for reading in found), default=0.0)
-    fitting = [reading for reading in found if reading.share >= best - AS_GOOD]
+        readings.append(Reading(order=name, factor=factor, share=share, resolution_nm=resolution))
+    better = [reading for reading in readings if reading.share > now + BETTER]
+    best = max((reading.share for reading in better), default=0.0)
+    fitting = [reading for reading in better if reading.share >= best - AS_GOOD]
     simple = [reading for reading in fitting if reading.order == "xyz" or reading.factor == 1]
     return sorted(simple or fitting, key=lambda reading: reading.changes)
 

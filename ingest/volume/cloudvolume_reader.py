@@ -20,10 +20,10 @@ def fetch_info(path: str) -> VolumeInfo:
     """Return the `info` of the volume at `path`."""
     if "://" not in path and not Path(path).is_dir():
         raise ValueError(f"{path}: no volume there, no such folder; correct volume.path")
-    found = Fetcher(path).file("info")
-    if found is None:
+    answer = Fetcher(path).file("info")
+    if answer is None:
         raise ValueError(f"{path}: no volume there (no `info`); correct volume.path in the config")
-    return parse_info(bytes(found[0]), where=f"{path}/info")
+    return parse_info(bytes(answer[0]), where=f"{path}/info")
 
 
 class UnreadableError(ValueError):
@@ -61,7 +61,7 @@ class CloudVolumeReader:
         """Nothing to let go of."""
 
     def read(self, box: Box) -> Image:
-        """Return the voxels of `box` as (c, z, y, x); what came damaged is read again."""
+        """Return the voxels of `box` as (c, z, y, x); what is damaged is read again."""
         from cloudvolume.exceptions import EmptyVolumeException
 
         (z0, y0, x0), (z1, y1, x1) = box.start, box.stop

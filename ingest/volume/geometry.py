@@ -1,7 +1,7 @@
-"""Where things are: boxes, the one conversion from x, y, z to z, y, x, and centring.
+"""Boxes, the one conversion from x, y, z to z, y, x, and centering.
 
 Axes are z, y, x everywhere behind this module. A point given as voxel p of some resolution lies
-in the voxel floor(p * resolution / voxel size) of a volume; a box of size s centred on voxel c
+in the voxel floor(p * resolution / voxel size) of a volume; a box of size s centered on voxel c
 starts at c - s // 2, so an odd box has c in its middle and an even one just behind it.
 """
 
@@ -31,7 +31,7 @@ class Box:
         return z, y, x
 
     def contains(self, other: "Box") -> bool:
-        """Whether `other` lies wholly inside."""
+        """Return whether `other` lies wholly inside."""
         low = all(a <= b for a, b in zip(self.start, other.start, strict=True))
         return low and all(a >= b for a, b in zip(self.stop, other.stop, strict=True))
 
@@ -49,7 +49,7 @@ def int_triple(values: Sequence[int] | Ints) -> Triple:
 
 
 def box_starts(centers_vx: Ints, size: Triple) -> Ints:
-    """Return the first voxel of the box of `size` around each centre (n, 3)."""
+    """Return the first voxel of the box of `size` around each center (n, 3)."""
     return centers_vx - np.asarray(size, dtype=np.int64) // 2
 
 
@@ -60,7 +60,7 @@ def box_at(start: Ints | Sequence[int], size: Triple) -> Box:
 
 
 def inside(centers_vx: Ints, size: Triple, bounds: Box) -> npt.NDArray[np.bool_]:
-    """Return, for each centre (n, 3), whether the box of `size` around it lies in `bounds`."""
+    """Return, for each center (n, 3), whether the box of `size` around it lies in `bounds`."""
     starts = box_starts(centers_vx, size)
     stops = starts + np.asarray(size)
     within = (starts >= np.asarray(bounds.start)) & (stops <= np.asarray(bounds.stop))

@@ -1,7 +1,7 @@
 """Masks of the two partners of a synapse: channels beside EM, out of a flat segmentation.
 
 The segmentation's voxels may be of another size than the image's: a voxel of the mask is what the
-segmentation holds at that voxel's centre. Where nothing is stored, and outside, is no segment.
+segmentation holds at that voxel's center. Where nothing is stored, and outside, is no segment.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,10 +118,10 @@ def fill_masks(
     places = [_places(box, voxel_size_nm, segmentation.scale) for box in boxes]
     held = [_held(place, segmentation.scale) for place in places]
     rows = [row for row, box in enumerate(held) if min(box.shape) > 0]
-    found = segmentation.read_many([held[row] for row in rows])
+    cutouts = segmentation.read_many([held[row] for row in rows])
     for image in images:
         image[...] = 0
-    for row, ids_czyx in zip(rows, found, strict=True):
+    for row, ids_czyx in zip(rows, cutouts, strict=True):
         assert ids_czyx is not None
         for channel, root in zip(images[row], roots[row], strict=True):
             if root:
@@ -131,8 +131,8 @@ def fill_masks(
 def _places(box: Box, voxel_size_nm: TripleNm, scale: Scale) -> Places:
     axes = zip(box.start, box.stop, voxel_size_nm, scale.voxel_size_nm, strict=True)
     return [
-        np.floor((np.arange(start, stop) + 0.5) * ours / theirs + ROUNDING_VX).astype(np.int64)
-        for start, stop, ours, theirs in axes
+        np.floor((np.arange(start, stop) + 0.5) * from_nm / to_nm + ROUNDING_VX).astype(np.int64)
+        for start, stop, from_nm, to_nm in axes
     ]
 
 

@@ -1,4 +1,4 @@
-"""From samples to boxes, and from what was read to images."""
+"""From samples to boxes, and from cutouts to images."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
@@ -16,13 +16,13 @@ Image = npt.NDArray[np.uint8]
 
 
 def points_nm(samples: pd.DataFrame) -> Floats:
-    """Return the centres (n, 3) of samples, z, y, x in nm."""
+    """Return the centers (n, 3) of samples, z, y, x in nm."""
     columns = ["center_z_nm", "center_y_nm", "center_x_nm"]
     return np.asarray(samples[columns].to_numpy(np.float64))
 
 
 def centers_vx(samples: pd.DataFrame, voxel_size_nm: TripleNm) -> Ints:
-    """Return the voxels (n, 3), z, y, x, that the samples' centres lie in."""
+    """Return the voxels (n, 3), z, y, x, that the samples' centers lie in."""
     return voxels_of(points_nm(samples), voxel_size_nm)
 
 
@@ -39,11 +39,11 @@ def read_each(
     targets: Iterable[Image | None] = repeat(None) if images is None else images
     for box, image in zip(boxes, targets, strict=False):
         try:
-            found = read(box)
+            cutout = read(box)
         except MissingDataError:
             yield None
             continue
         if image is not None:
-            assert found.shape == image.shape, (found.shape, image.shape)
-            image[...] = found
-        yield found
+            assert cutout.shape == image.shape, (cutout.shape, image.shape)
+            image[...] = cutout
+        yield cutout

@@ -1,4 +1,4 @@
-"""What is known of a volume without reading its voxels."""
+"""A volume's scales, known without reading voxels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from ingest.volume.ranges.shard_index import Grid, sharding_from_info
 from ingest.volume.volume_info import VolumeInfo
 
 Layer = Literal["image", "segmentation"]
-LAYERS: dict[Layer, str] = {"image": "grey-scale EM", "segmentation": "flat segmentation"}
+LAYERS: dict[Layer, str] = {"image": "gray-scale EM", "segmentation": "flat segmentation"}
 DTYPES: dict[Layer, tuple[str, ...]] = {
     "image": ("uint8",),
     "segmentation": ("uint64", "uint32"),

@@ -32,7 +32,7 @@ info_record = with_config(ConfigDict(strict=True, extra="ignore"))
 @info_record
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardingInfo:
-    """How a scale's chunks are put into shards."""
+    """The sharding of a scale's chunks."""
 
     type: Annotated[str | None, Field(alias="@type")] = None
     preshift_bits: Bits
@@ -76,7 +76,7 @@ class ScaleInfo:
 @info_record
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeInfo:
-    """What this project needs of an `info`, and all of its text, for other readers."""
+    """The keys of an `info` that are used here, and its whole text, for other readers."""
 
     type: Literal["image", "segmentation"]
     data_type: str

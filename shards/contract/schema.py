@@ -16,7 +16,7 @@ Shard set (a URL, written by `shards pack`), for the splits train, val and test:
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -77,6 +77,12 @@ INDEX_COLUMNS = {
     # of the file, where the manifest's `pack` says `encoded`
     "crc32c": pa.uint32(),  # of these bytes
 }
+
+
+def size_zyx(size: Sequence[int]) -> tuple[int, int, int]:
+    """Return a patch's (y, x) or a cube's (z, y, x) as z, y, x; a patch is one section."""
+    z, y, x = size if len(size) == 3 else (1, *size)
+    return z, y, x
 
 
 @document

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shards.contract.overlap import overlaps, voxels_of
-from shards.contract.schema import SPLITS, UNLABELLED, Dataset, ImageSpec
+from shards.contract.schema import SPLITS, UNLABELLED, Dataset, size_zyx
 from shards.pack.assign import PackOptions
 
 Ints = npt.NDArray[np.int64]
@@ -85,10 +85,5 @@ def _leaks(samples: pa.Table, train: np.ndarray, dataset: Dataset) -> np.ndarray
     ours, others = train & known, ~train & known
     for view in dataset.views.values():
         a, b = (voxels_of(centers_nm[part], view.size_nm) for part in (ours, others))
-        found[ours] |= overlaps(a, b, _size_zyx(view))
+        found[ours] |= overlaps(a, b, size_zyx(view.shape[1:]))
     return found
-
-
-def _size_zyx(view: ImageSpec) -> tuple[int, int, int]:
-    z, y, x = view.shape[1:] if view.view == "cube" else (1, *view.shape[1:])
-    return z, y, x

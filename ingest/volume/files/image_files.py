@@ -1,4 +1,4 @@
-"""Images that exist already, a file a sample: found, checked and read."""
+"""Images that exist already, one file per sample: listed, checked and read."""
 
 from collections import Counter
 from pathlib import Path
@@ -50,8 +50,8 @@ def with_images(
         first = [name for name in samples.file if name in bad][:NAMED]
         raise ValueError(
             f"{folder}: {len(samples) - len(bad)} valid images of {len(samples)} "
-            f"({_counts(reasons)}); first {', '.join(first)}; {first[0]}: {bad[first[0]]}; mend or "
-            "remove them, correct samples.views, or raise qc.max_reject_fraction"
+            f"({_counts(reasons)}); first {', '.join(first)}; {first[0]}: {bad[first[0]]}; repair "
+            "or remove them, correct samples.views, or raise qc.max_reject_fraction"
         )
     funnel.drop("image file that cannot be used", len(bad))
     rejects = samples[reasons != ""].assign(reason=reasons[reasons != ""])

@@ -68,5 +68,5 @@ def folder_identity(path: str) -> dict[str, JsonValue]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path is named like an image."""
+    """Return whether a path is named like an image."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -62,7 +62,7 @@ def _signs(paths: Sequence[Path], texts: Sequence[tuple[str, ...]]) -> list[tupl
 
 
 def _is_sign(text: str, *, first: bool) -> bool:
-    """Whether a minus that all names have here belongs to the number behind it."""
+    """Return whether a minus that all names have here belongs to the number behind it."""
     before = text[-2:-1]
     return text.endswith("-") and (first if not before else not before.isalnum())
 
@@ -97,7 +97,7 @@ def _column(paths: Sequence[Path], rows: Sequence[tuple[int, ...]]) -> int:
     same = defaultdict(list)
     for row, path in zip(rows, paths, strict=True):
         same[row].append(path)
-    if twice := next((found for found in same.values() if len(found) > 1), None):
+    if twice := next((paths for paths in same.values() if len(paths) > 1), None):
         raise ValueError(f"{twice[0]} and {twice[1].name} are of one section number; remove one")
     raise ValueError(
         f"{paths[0]}: {len(varied)} numbers vary in the names of these files, and none of them is "

@@ -1,12 +1,12 @@
 """A stack of TIFF sections as a volume."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from pydantic import JsonValue
@@ -25,24 +25,6 @@ CACHE_BYTES = 512 << 20
 SHOWN_HOLES = 5
 
 Missing = Literal["error", "blank"]
-
-
-class Stack(Protocol):
-    """Sections of equal shape, uint8."""
-
-    shape: Triple
-
-    def section(self, z: int) -> Image | None:
-        """Return section z (y, x), None where it is missing."""
-        ...
-
-    def identity(self) -> dict[str, JsonValue]:
-        """Return sha256 and size of what is read."""
-        ...
-
-    def close(self) -> None:
-        """Close open files."""
-        ...
 
 
 class StackFile:
@@ -110,14 +92,17 @@ class StackFolder:
         """Nothing: files are open only while they are read."""
 
 
+Stack = StackFile | StackFolder
+
+
 class TiffVolume:
     """A stack as a volume; keeps the sections it read last. Not for several threads."""
 
     def __init__(self, stack: Stack, scale: Scale) -> None:
         self.scale = scale
         self._stack = stack
-        self._sections: OrderedDict[int, Image | None] = OrderedDict()
-        self._room = max(1, CACHE_BYTES // (stack.shape[1] * stack.shape[2]))
+        room = max(1, CACHE_BYTES // (stack.shape[1] * stack.shape[2]))
+        self._section = lru_cache(room)(stack.section)
 
     def read(self, box: Box) -> Image:
         """Return the voxels of `box` as (c, z, y, x); a section that is missing is black.
@@ -149,16 +134,8 @@ class TiffVolume:
 
     def close(self) -> None:
         """Forget the sections and close the files."""
-        self._sections.clear()
+        self._section.cache_clear()
         self._stack.close()
-
-    def _section(self, z: int) -> Image | None:
-        if z not in self._sections:
-            while len(self._sections) >= self._room:
-                self._sections.popitem(last=False)
-            self._sections[z] = self._stack.section(z)
-        self._sections.move_to_end(z)
-        return self._sections[z]
 
 
 def open_stack(path: str, missing: Missing) -> Stack:

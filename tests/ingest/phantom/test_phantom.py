@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ingest.job.image_config import QcConfig
 from ingest.job.job_config import load_job
-from ingest.phantom.fields import POST, PRE, VOXEL_NM, Grey
+from ingest.phantom.fields import POST, PRE, VOXEL_NM, Gray
 from ingest.phantom.make_phantom import (
     OFFSET_XYZ,
     Damage,
@@ -45,7 +45,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def read(out: Path, mip: int) -> Grey:
+def read(out: Path, mip: int) -> Gray:
     volume = CloudVolume(
         f"file://{out / 'em'}", mip=mip, bounded=True, fill_missing=False, progress=False
     )
@@ -105,7 +105,7 @@ def test_the_volume_has_minnies_scheme(phantom: Path) -> None:
 def test_every_voxel_is_stored_where_it_belongs(tmp_path: Path, size: tuple[int, int, int]) -> None:
     x, y, z = (np.arange(n) for n in size)
 
-    def draw(first: int, last: int) -> Grey:
+    def draw(first: int, last: int) -> Gray:
         return np.array(
             (29 * z[first:last, None, None] + 13 * y[:, None] + 7 * x) % 251 + 1, np.uint8
         )
