@@ -1,6 +1,6 @@
 """Train a classifier, or predict with one.
 
-    accelerate launch -m trainer RECIPE --data URL [--out runs/NAME] [--epochs 12 …]
+    accelerate launch -m trainer RECIPE --data URL … [--out runs/NAME] [--epochs 12 …]
     python -m trainer RECIPE --help
     python -m trainer recipes
     python -m trainer predict RUN [--data URL] --split val test [--tta] [--stress blur jpeg]
@@ -38,8 +38,6 @@ Flat = tyro.conf.arg(name="")
 class OfRecipe:
     """What the commands that take a recipe have in common."""
 
-    data: str = tyro.MISSING
-    """Shard set: a path or URL."""
     config: Annotated[Config, Flat]
 
 
@@ -53,6 +51,9 @@ class Train(OfRecipe):
     Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube
     """
 
+    data: tuple[str, ...] = tyro.MISSING
+    """Shard sets, paths or URLs. Of several all are trained on (see --data-weights), and the first
+    one validates and gives the mean and spread of gray values."""
     out: Path | None = None
     """Run folder; runs/RECIPE unless given."""
     system: Annotated[System, Flat] = field(default_factory=System)
@@ -65,6 +66,8 @@ class Sheet(OfRecipe):
     Example: python -m trainer augment unet3d_strong --data runs/demo/shards/cube --out sheet.png
     """
 
+    data: str = tyro.MISSING
+    """Shard set: a path or URL."""
     out: Path = tyro.MISSING
     """PNG to write."""
     images: int = 6
@@ -78,6 +81,8 @@ class BatchSize(OfRecipe):
     Example: accelerate launch -m trainer batch-size r3d_18 --data runs/demo/shards/cube
     """
 
+    data: str = tyro.MISSING
+    """Shard set: a path or URL."""
     most: int = 4096
     """Try no larger batch."""
     system: Annotated[System, Flat] = field(default_factory=System)
@@ -117,6 +122,8 @@ def _of_recipe(kind: type[Asked], args: list[str], prog: str) -> Asked:
 
 def _train(args: list[str]) -> None:
     asked = _of_recipe(Train, args, "accelerate launch -m trainer")
+    if not asked.data:
+        raise UsageError("say which shard set to train on: --data URL")
     from trainer.train.loop import train
     from trainer.train.run_state import Job
     from trainer.train.signals import REQUEUE

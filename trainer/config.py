@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from shards.contract.documents import document
 from shards.contract.schema import View
+from shards.stream.order import OrderSpec
 
 Precision = Literal["no", "bf16", "fp16"]
 Layout = Literal["contiguous", "channels_last"]
 Monitor = Literal["balanced_accuracy", "loss"]
 NOT_NEGATIVE = (
-    "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience"
+    "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience",
+    "max_per_neuron", "window_shards",
 )  # fmt: skip
 
 
@@ -124,6 +126,18 @@ class Config:
     """Alpha of CutMix's; with both, half of the samples get each."""
     balance: Literal["none", "class"] = "none"
     """`class`: every class is drawn equally often."""
+    where: str = ""
+    """Train on the samples for which this condition on index columns holds, as
+    `label_tier == "manual" and size > 100`; empty for all."""
+    max_per_neuron: int = 0
+    """Train on at most so many samples per neuron and epoch, others in each epoch; 0 for all."""
+    data_weights: tuple[float, ...] = ()
+    """Of several shard sets, the share of each in an epoch; empty to read every sample once."""
+    window_shards: int = 0
+    """Shuffle within windows of so many shards, for remote sets larger than the cache; 0 to shuffle
+    the whole split."""
+    nodes: int = 1
+    """Divide the shards among so many nodes, each of which reads its own part of every batch."""
     augment: Augment = field(default_factory=Augment)
 
     epochs: int = 30
@@ -165,7 +179,7 @@ class Config:
             raise ValueError(
                 f"crop must be {axes} positive sizes for a {self.view}, got {self.crop}"
             )
-        for name in ("epochs", "batch_size", "lr", "width", "accumulate"):
+        for name in ("epochs", "batch_size", "lr", "width", "accumulate", "nodes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         for name in ("dropout", "stochastic_depth", "warmup", "label_smoothing", "ema"):
@@ -185,6 +199,19 @@ class Config:
                 f"balance class and class_weights {self.class_weights} both correct for unequal "
                 "classes; choose one"
             )
+
+    @property
+    def order(self) -> OrderSpec:
+        """Which training samples are read, and in which order."""
+        return OrderSpec(
+            seed=self.seed,
+            balance=self.balance,
+            max_per_neuron=self.max_per_neuron or None,
+            weights=self.data_weights or None,
+            where=self.where,
+            window_shards=self.window_shards or None,
+            nodes=self.nodes,
+        )
 
 
 @document

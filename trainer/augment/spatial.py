@@ -18,7 +18,7 @@ from trainer.augment.defects import damaged
 from trainer.augment.intensity import per_sample, regraded
 from trainer.augment.keyed_random import Draw, Rows, uniforms
 from trainer.config import Augment
-from trainer.models.classifier import center_crop
+from trainer.models.classifier import center_crop, crop_start
 
 ELASTIC_NODES = 4
 
@@ -81,8 +81,8 @@ def _shifted_crop(
 
 
 def _shifted_start(size: int, crop: int, shift: int, u: float) -> int:
-    room = (size - crop) // 2
-    return room + round((2.0 * u - 1.0) * min(shift, room))
+    start = crop_start(size, crop)
+    return start + round((2.0 * u - 1.0) * min(shift, start, size - crop - start))
 
 
 def _resampled(x: Tensor, crop: tuple[int, ...], augment: Augment, draw: Draw) -> Tensor:
@@ -112,7 +112,7 @@ def _source_points(
         field = interpolate(nodes, size=crop, mode="bicubic", align_corners=True).numpy()
         y, x = y + augment.elastic_vx * field[:, 0], x + augment.elastic_vx * field[:, 1]
     # The crop's own centre, which for an odd border is half a voxel off the image's.
-    centres = [(n - c) // 2 + (c - 1) / 2.0 for n, c in zip(size, crop, strict=True)]
+    centres = [crop_start(n, c) + (c - 1) / 2.0 for n, c in zip(size, crop, strict=True)]
     points = [
         (2.0 * (p + centre) + 1.0) / n - 1.0
         for p, centre, n in zip((y, x), centres, size, strict=True)

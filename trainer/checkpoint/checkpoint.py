@@ -64,6 +64,7 @@ class State:
     world_size: int = 1
     average_steps: int = 0
     scaler: dict[str, int | float] | None = None  # of gradients in fp16
+    mixed_sha256: tuple[str, ...] = ()  # of the other shard sets that it was trained on
     files: dict[str, str] = field(default_factory=dict)  # the others' names and SHA-256
 
     def __post_init__(self) -> None:

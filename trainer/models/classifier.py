@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shards.contract.documents import document
 from shards.contract.schema import ImageSpec, Manifest
+from shards.stream.section_view import Sections
 from trainer.config import Config
 from trainer.models.cnn2d import cnn_2d
 from trainer.models.nets3d import resnet18_3d, unet3d, unet3d_small, vgg3d
@@ -66,7 +67,7 @@ def inputs_of(manifest: Manifest) -> Inputs:
 class Classifier(nn.Module):
     """Images (b, c, [z], y, x), gray 0 to 255 in any dtype, to logits (b, classes).
 
-    `flat` takes the sections of a cube as channels; `repeat` shows the net that many copies of
+    A 2D net takes the sections of a cube as channels; `repeat` shows the net that many copies of
     its one channel.
     """
 
@@ -80,12 +81,12 @@ class Classifier(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         crop: tuple[int, ...],
-        flat: bool = False,
         repeat: int = 1,
     ) -> None:
         super().__init__()
         self.net = net
-        self.crop, self.flat, self.repeat = crop, flat, repeat
+        self.crop, self.repeat = crop, repeat
+        self.is_planar = any(isinstance(module, nn.Conv2d) for module in net.modules())
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -94,8 +95,8 @@ class Classifier(nn.Module):
         x = center_crop(x, self.crop)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
-        if self.flat:
-            x = x.flatten(1, 2)
+        if self.is_planar:
+            x = x.flatten(1, -3)
         if self.repeat > 1:
             x = x.expand(-1, self.repeat, *(-1,) * (x.ndim - 2))
         logits: Tensor = self.net(x)
@@ -105,8 +106,27 @@ class Classifier(nn.Module):
 def center_crop(x: Tensor, crop: tuple[int, ...]) -> Tensor:
     """Return the middle of the last axes of `x`, of sizes `crop`; all of it when that is empty."""
     for axis, size in enumerate(crop, start=x.ndim - len(crop)):
-        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
+        x = x.narrow(axis, crop_start(x.shape[axis], size), size)
     return x
+
+
+def crop_start(size: int, crop: int) -> int:
+    """Return where a crop starts whose middle is the image's: its voxel number `size // 2`."""
+    return size // 2 - crop // 2
+
+
+def sections_to_read(config: Config, image: ImageSpec) -> Sections | None:
+    """Return the sections that a 2D model needs of cubes; None where whole images are read."""
+    if config.model not in OF_PLANES or image.view == "patch" or not config.crop:
+        return None
+    return Sections(around=config.crop[0] // 2) if config.crop[0] % 2 else None
+
+
+def as_stored(x: Tensor, image: ImageSpec) -> Tensor:
+    """Return images as (b, c, [z], y, x), also where sections were read as (b, c * z, y, x)."""
+    if x.ndim > len(image.shape):
+        return x
+    return x.view(len(x), image.shape[0], -1, *x.shape[2:])
 
 
 def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[str]]:
@@ -128,10 +148,10 @@ def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[s
         raise ValueError(
             f"crop {config.crop} is larger than the images {image.shape}; choose --crop within it"
         )
-    flat = config.view == "cube" and config.model in OF_PLANES
     if config.view == "patch" and config.model not in OF_PLANES:
         raise ValueError(f"model {config.model} needs cubes; use --view cube")
-    channels = image.shape[0] * (crop[0] if flat else 1)
+    takes_sections = config.view == "cube" and config.model in OF_PLANES
+    channels = image.shape[0] * (crop[0] if takes_sections else 1)
     repeat = COLOURS if config.stem == "repeat" else 1
     if repeat > 1 and channels != 1:
         raise ValueError(f"--stem repeat needs images of one channel, these have {channels}")
@@ -154,9 +174,7 @@ def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[s
         notes.append(f"batch norms that are now {config.norm} norms: {listed(replaced)}")
     if config.stochastic_depth:
         add_stochastic_depth(net, config.stochastic_depth)
-    classifier = Classifier(
-        net, mean=inputs.mean, std=inputs.std, crop=config.crop, flat=flat, repeat=repeat
-    )
+    classifier = Classifier(net, mean=inputs.mean, std=inputs.std, crop=config.crop, repeat=repeat)
     return classifier, notes
 
 

@@ -8,8 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from shards.stream.section_view import Sections
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import evaluation_batches
+from trainer.models.classifier import as_stored
 from trainer.setup.distributed import sum_over_ranks
 
 Floats = npt.NDArray[np.float64]
@@ -25,6 +27,7 @@ def split_probabilities(
     *,
     batch_size: int,
     readers: int = 2,
+    sections: Sections | None = None,
     alter: Alter | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Floats:
@@ -40,10 +43,13 @@ def split_probabilities(
     # One more column counts how often each sample was predicted; ranks fill disjoint rows.
     sums = torch.zeros(count, classes + 1, dtype=torch.float64)
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    batches = evaluation_batches(shards, split, batch_size, rank, world_size, num_threads=readers)
+    batches = evaluation_batches(
+        shards, split, batch_size, rank, world_size, num_threads=readers, sections=sections
+    )
     with torch.inference_mode():
         for batch in batches:
             x = torch.from_numpy(batch.images).to(accelerator.device)
+            x = as_stored(x, shards.manifest.image)
             rows = torch.from_numpy(batch.rows)
             x = alter(x, batch.rows) if alter else x
             sums[rows, :classes] = predict_batch(x).double().cpu()

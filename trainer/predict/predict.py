@@ -22,6 +22,7 @@ from trainer.augment.stress import stressed
 from trainer.checkpoint.load import Trained, check_fit, load_trained, model_folder
 from trainer.checkpoint.run_folder import absolute_url, read_run
 from trainer.config import System
+from trainer.models.classifier import sections_to_read
 from trainer.models.infer import Alter, Floats, Predict, softmax_of, split_probabilities
 from trainer.predict.tta import Transform, averaged, symmetries
 from trainer.setup.distributed import make_accelerator
@@ -69,6 +70,8 @@ def predict_runs(
         for number, trained in enumerate(models):
             check_fit(trained, shards)
             _check_data(trained, shards, own=data is None and not number)
+        wanted = {sections_to_read(m.config, shards.manifest.image) for m in models}
+        sections = wanted.pop() if len(wanted) == 1 else None  # several read whole cubes
         views = symmetries(first.view, in_plane=in_plane) if tta or in_plane else []
         predict = _mean_of([_predictor(accelerator, trained, views) for trained in models])
         for split, name in product(splits, stress or (None,)):
@@ -97,6 +100,7 @@ def predict_runs(
                     split,
                     batch_size=batch_size or first.batch_size,
                     readers=system.readers,
+                    sections=sections,
                     alter=_stress(name, models, shards) if name else None,
                     advance=advance,
                 )

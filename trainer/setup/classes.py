@@ -1,26 +1,30 @@
-"""Which classes the training and validation splits hold, and what can be learned from them."""
+"""Classes of the training and validation splits, and what can be learned from them."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.contract.schema import UNLABELLED
+from shards.stream.mixture import Mixture
+from shards.stream.order import OrderSpec
 from shards.stream.shardset import ShardSet
 
 FEW = 5  # samples of a class, below which it is said
 Counts = npt.NDArray[np.int64]
 
 
-def check_classes(shards: ShardSet) -> list[str]:
-    """Return warnings about classes that are absent or rare in train and val.
+def check_classes(sets: Sequence[ShardSet], order: OrderSpec) -> list[str]:
+    """Return warnings about classes that are absent or rare in train of all sets, val of the first.
 
     Splits without samples or with unlabelled ones, and training on one class, are a `ValueError`.
     """
-    train, val = (class_counts(shards, split) for split in ("train", "val"))
-    names = shards.manifest.class_names
+    train, val = train_counts(sets, order), val_counts(sets[0])
+    names = sets[0].manifest.class_names
     if np.count_nonzero(train) < 2:
         raise ValueError(
-            f"{shards.url}: all {train.sum()} samples of train are {names[int(train.argmax())]}, "
-            f"expected samples of {', '.join(names)}; label or split the data otherwise"
+            f"{_places(sets)}: all {train.sum()} samples of train are "
+            f"{names[int(train.argmax())]}, expected samples of {', '.join(names)}; label or split the data otherwise"
         )
     warnings = [
         f"train has {count or 'no'} samples of {name}: it will hardly be learned"
@@ -40,23 +44,38 @@ def check_classes(shards: ShardSet) -> list[str]:
     return warnings
 
 
-def class_counts(shards: ShardSet, split: str) -> Counts:
-    """Return how many samples of each class a split has; all must be labelled."""
-    if split not in shards.manifest.splits:
-        raise ValueError(
-            f"{shards.url}: no split {split}, which training needs; it has "
-            f"{', '.join(shards.manifest.splits)}"
-        )
-    labels = shards.index(split).label
-    if not len(labels):
-        raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
+def train_counts(sets: Sequence[ShardSet], order: OrderSpec) -> Counts:
+    """Return how many training samples of each class `order` chooses from; all must be labelled."""
+    return _class_counts(sets, "train", order)
+
+
+def val_counts(shards: ShardSet) -> Counts:
+    """Return how many validation samples of each class there are; all must be labelled."""
+    return _class_counts([shards], "val", OrderSpec())
+
+
+def _class_counts(sets: Sequence[ShardSet], split: str, order: OrderSpec) -> Counts:
+    for shards in sets:
+        if split not in (names := shards.manifest.splits):
+            raise ValueError(
+                f"{shards.url}: no split {split}, which training needs; it has {', '.join(names)}"
+            )
+        if not len(shards.index(split)):
+            raise ValueError(f"{shards.url}: split {split} has no samples; pack one that has some")
+    mixture = Mixture(sets, split)
+    rows = mixture.eligible(order)
+    labels = mixture.samples.label if rows is None else mixture.samples.label[rows]
     if unlabelled := int((labels == UNLABELLED).sum()):
         which = f"all {unlabelled}" if unlabelled == len(labels) else f"{unlabelled}"
         raise ValueError(
-            f"{shards.url}: {which} samples of {split} have no label; pack labelled samples alone "
-            "to train on them"
+            f"{_places(sets)}: {which} samples of {split} have no label; pack labelled samples "
+            "alone to train on them"
         )
-    return np.bincount(labels.astype(np.int64), minlength=len(shards.manifest.class_names))
+    return np.bincount(labels.astype(np.int64), minlength=len(sets[0].manifest.class_names))
+
+
+def _places(sets: Sequence[ShardSet]) -> str:
+    return ", ".join(shards.url for shards in sets)
 
 
 def is_judged(val_counts: Counts) -> bool:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from shards.cli.progress import Advance, progress
 from shards.storage.locks import sole_writer
 from shards.stream.shardset import open_shards
-from trainer.setup.classes import class_counts, is_judged
+from trainer.setup.classes import is_judged, val_counts
 from trainer.setup.distributed import any_rank, make_accelerator
 from trainer.setup.faults import with_cures
 from trainer.train.logs import Meter, RunLog
@@ -40,11 +40,12 @@ def train(job: Job) -> bool:
 
     parts = accelerator.num_processes * job.config.accumulate
     with (
-        open_shards(job.data) as shards,
+        ExitStack() as opened,
         sole_writer(job.out) if main else nullcontext(),
         with_cures(batch_size=-(-job.config.batch_size // parts), training=True),
     ):
-        session = start_session(job, accelerator, shards, say)
+        sets = [opened.enter_context(open_shards(url)) for url in job.data]
+        session = start_session(job, accelerator, sets, say)
         if session.finished:
             complete_run(session)
             say(f"{job.out} is finished already: {_best(session)}")
@@ -144,7 +145,7 @@ def _due(session: Session, stop: StopRequest, last_save: float) -> tuple[bool, b
 
 def _best(session: Session) -> str:
     state = session.progress
-    if not is_judged(class_counts(session.shards, "val")):
+    if not is_judged(val_counts(session.shards)):
         return "best is the last epoch, as val holds one class alone"
     ended = f"; ended early: {state.ended}" if state.ended else ""
     best = f"best val {session.config.monitor} {state.best:.4f} in epoch {state.best_epoch + 1}"

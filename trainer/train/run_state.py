@@ -26,7 +26,7 @@ class Job:
     recipe: str
     config: Config
     system: System
-    data: str
+    data: tuple[str, ...]  # the first validates, and gives classes, mean and std
     out: Path
     command: tuple[str, ...] = ()  # as typed, for run.json
 
@@ -42,7 +42,7 @@ class Session:
 
     job: Job
     accelerator: Accelerator
-    shards: ShardSet
+    sets: list[ShardSet]  # of training samples
     net: Classifier  # the model itself
     model: nn.Module  # the same, as Accelerate prepared it
     optimizer: AcceleratedOptimizer
@@ -74,6 +74,11 @@ class Session:
         if self.losses:
             self.progress.loss_sum += float(torch.stack(self.losses).double().sum())
             self.losses.clear()
+
+    @property
+    def shards(self) -> ShardSet:
+        """The shard set that validates, and that says what the model's inputs are."""
+        return self.sets[0]
 
     @property
     def config(self) -> Config:

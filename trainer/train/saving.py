@@ -19,10 +19,11 @@ from trainer.checkpoint.run_folder import (
 )
 from trainer.config import differences
 from trainer.models.classifier import inputs_of
+from trainer.setup.classes import train_counts
 from trainer.train.run_state import Job, Session
 
 
-def saved_state(job: Job, shards: ShardSet) -> State | None:
+def saved_state(job: Job, sets: list[ShardSet]) -> State | None:
     """Return the state of the run's last checkpoint, None where there is none.
 
     One of other data or of another config is an error, and so are predictions without the
@@ -37,11 +38,13 @@ def saved_state(job: Job, shards: ShardSet) -> State | None:
             )
         return None
     saved = checkpoints.load_state(folder)
-    if saved.manifest_sha256 != shards.manifest_sha256:
+    before = [saved.manifest_sha256, *saved.mixed_sha256]
+    if before != [shards.manifest_sha256 for shards in sets]:
+        given = ", ".join(f"{shards.url} has {shards.manifest_sha256[:12]}" for shards in sets)
         raise ValueError(
-            f"{job.out} was trained on other data (manifest {saved.manifest_sha256[:12]}, but "
-            f"{shards.url} has {shards.manifest_sha256[:12]}): cannot resume with other data; "
-            "give the same --data or another --out"
+            f"{job.out} was trained on other data (manifest "
+            f"{', '.join(digest[:12] for digest in before)}, but {given}): cannot resume with "
+            "other data; give the same --data or another --out"
         )
     if changed := differences(saved.config, job.config):
         raise ValueError(
@@ -72,6 +75,7 @@ def save_session(session: Session, names: list[str]) -> None:
             schema_version=SCHEMA_VERSION,
             config=session.config,
             manifest_sha256=session.shards.manifest_sha256,
+            mixed_sha256=tuple(shards.manifest_sha256 for shards in session.sets[1:]),
             inputs=inputs_of(session.shards.manifest),
             progress=session.progress,
             memory_format=session.memory_format,
@@ -95,6 +99,7 @@ def write_run(session: Session, status: Status) -> None:
     if not session.accelerator.is_main_process:
         return
     manifest, state = session.shards.manifest, session.progress
+    counts = train_counts(session.sets, session.config.order)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         recipe=session.job.recipe,
@@ -102,11 +107,12 @@ def write_run(session: Session, status: Status) -> None:
         config=session.config,
         system=session.job.system,
         data_url=absolute_url(session.shards.url),
+        mixed_urls=tuple(absolute_url(shards.url) for shards in session.sets[1:]),
         manifest_sha256=session.shards.manifest_sha256,
         class_names=manifest.class_names,
         view=manifest.image.view,
         num_parameters=sum(p.numel() for p in session.net.parameters()),
-        train_counts=manifest.splits["train"].class_counts,
+        train_counts=dict(zip(manifest.class_names, counts.tolist(), strict=True)),
         memory_format=session.memory_format,
         world_size=session.accelerator.num_processes,
         device=_device_name(session.accelerator.device),

@@ -8,15 +8,21 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from shards.contract.documents import to_plain
-from shards.stream.order import OrderSpec, Position
+from shards.stream.order import Position
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import Stream, require_agreement
 from trainer.checkpoint import checkpoint as checkpoints
 from trainer.checkpoint.checkpoint import Progress, State
 from trainer.config import Config, Layout
-from trainer.models.classifier import Classifier, build_classifier, inputs_of, without_weights
+from trainer.models.classifier import (
+    Classifier,
+    build_classifier,
+    inputs_of,
+    sections_to_read,
+    without_weights,
+)
 from trainer.models.memory_format import checkpoint_activations, to_memory_format
-from trainer.setup.classes import check_classes
+from trainer.setup.classes import check_classes, train_counts
 from trainer.setup.preflight import cudnn_version, is_native, warnings_for
 from trainer.train.losses import build_loss
 from trainer.train.optim import build_optimizer, moving_average
@@ -28,7 +34,7 @@ TIMED_BATCH = 8  # images with which the memory format is chosen
 
 
 def start_session(
-    job: Job, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
+    job: Job, accelerator: Accelerator, sets: list[ShardSet], say: Callable[[str], None]
 ) -> Session:
     """Start a run in `job.out`, or continue the one that is there.
 
@@ -36,14 +42,13 @@ def start_session(
     unlabelled samples, training on one class, an unknown model, and images that do not fit it.
     """
     config = job.config
-    _check(config, accelerator, shards, say)
-    counts = shards.manifest.splits["train"].class_counts
-    loss = build_loss(config, [counts[name] for name in shards.manifest.class_names])
-    saved = saved_state(job, shards)
+    _check(config, accelerator, sets, say)
+    loss = build_loss(config, train_counts(sets, config.order).tolist())
+    saved = saved_state(job, sets)
     progress = saved.progress if saved else Progress()
-    stream = open_stream(job, accelerator, shards, progress)
+    stream = open_stream(job, accelerator, sets, progress)
     require_agreement(gather_object([{**stream.agreement(), "config": to_plain(config)}]))
-    net, memory_format = _build_net(job, accelerator, shards, saved, say)
+    net, memory_format = _build_net(job, accelerator, sets[0], saved, say)
     average = moving_average(net, config.ema) if config.ema else None
     if job.system.checkpoint_activations:
         checkpoint_activations(net)
@@ -52,7 +57,7 @@ def start_session(
     session = Session(
         job=job,
         accelerator=accelerator,
-        shards=shards,
+        sets=sets,
         net=net,
         model=accelerator.prepare(net),
         optimizer=accelerator.prepare(build_optimizer(config, net, accelerator.device)),
@@ -72,11 +77,11 @@ def start_session(
 
 
 def _check(
-    config: Config, accelerator: Accelerator, shards: ShardSet, say: Callable[[str], None]
+    config: Config, accelerator: Accelerator, sets: list[ShardSet], say: Callable[[str], None]
 ) -> None:
     """Refuse, or warn of, classes, devices and versions that cannot be trained on well."""
     ranks = accelerator.num_processes
-    warnings = check_classes(shards)
+    warnings = check_classes(sets, config.order)
     if config.norm == "sync" and ranks > 1 and accelerator.device.type == "cpu":
         raise ValueError(f"--norm sync needs a GPU for each of the {ranks} ranks; use --norm group")
     native = is_native(config.precision)
@@ -116,20 +121,23 @@ def _build_net(
     return net, memory_format
 
 
-def open_stream(job: Job, accelerator: Accelerator, shards: ShardSet, progress: Progress) -> Stream:
+def open_stream(
+    job: Job, accelerator: Accelerator, sets: list[ShardSet], progress: Progress
+) -> Stream:
     """Return the stream of training batches, from where the run is."""
     config = job.config
     return Stream(
-        shards,
+        sets,
         "train",
         batch_size=config.batch_size,
-        order=OrderSpec(seed=config.seed, balance=config.balance),
+        order=config.order,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         position=Position(epoch=progress.epoch, step=progress.step),
         epochs=config.epochs - progress.epoch,
         num_threads=job.system.readers,
         allocate=_pinned if accelerator.device.type == "cuda" else None,
+        sections=sections_to_read(config, sets[0].manifest.image),
     )
 
 

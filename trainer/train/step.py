@@ -15,6 +15,7 @@ from shards.stream.stream import Batch
 from trainer.augment.keyed_random import seed_for
 from trainer.augment.mixing import mix
 from trainer.augment.spatial import augment_batch
+from trainer.models.classifier import as_stored
 from trainer.train.optim import learning_rate
 from trainer.train.run_state import Session
 
@@ -51,7 +52,7 @@ def train_step(session: Session, batch: Batch) -> Tensor:
 def prepared(session: Session, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return a batch on the device, augmented and mixed: images and targets (b, k)."""
     config, manifest = session.config, session.shards.manifest
-    x = session.upload(batch.images)
+    x = as_stored(session.upload(batch.images), manifest.image)
     labels = torch.from_numpy(batch.labels).to(x.device)
     targets = one_hot(labels, len(manifest.class_names)).float()
     x = augment_batch(

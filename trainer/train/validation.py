@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from eval.metrics.metrics import balanced_accuracy_of, confusion, predict, recalls
+from trainer.models.classifier import sections_to_read
 from trainer.models.infer import Floats, softmax_of, split_probabilities
-from trainer.setup.classes import class_counts, is_judged
+from trainer.setup.classes import is_judged, val_counts
 from trainer.train.logs import RunLog
 from trainer.train.run_state import Session
 from trainer.train.saving import save_session
@@ -61,7 +62,7 @@ def end_epoch(session: Session, log: RunLog) -> None:
         f"epoch {state.epoch}/{config.epochs}: train loss {train_loss:.4f}, val loss "
         f"{result.loss:.4f}, val balanced accuracy {result.balanced_accuracy:.4f}"
     )
-    judged = is_judged(class_counts(session.shards, "val"))
+    judged = is_judged(val_counts(session.shards))
     value = result.loss if monitor == "loss" else result.balanced_accuracy
     better = state.best is None or (value < state.best if monitor == "loss" else value > state.best)
     if better or not judged:
@@ -86,6 +87,7 @@ def validate(session: Session, model: nn.Module) -> Scores:
             "val",
             batch_size=max(1, session.config.batch_size // accelerator.num_processes),
             readers=session.job.system.readers,
+            sections=sections_to_read(session.config, shards.manifest.image),
         )
     return scores(shards.index("val").label, probabilities, shards.manifest.class_names)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.inputs.predictions import read_predictions
 from shards.storage.locks import sole_writer, sole_writer_of_file
+from shards.stream.order import OrderSpec
 from shards.stream.shardset import open_shards
 from shards.stream.stream import Batch
 from tests.trainer.conftest import main
@@ -102,7 +103,7 @@ def test_classes_that_are_absent_or_rare_are_said(
     labels_of = {"train": train, "val": val, "test": TURNS}
     url = make_shards(tmp_path, "cube", class_names=names, labels_of=labels_of)
     with open_shards(url) as shards:
-        warnings = check_classes(shards)
+        warnings = check_classes([shards], OrderSpec())
     assert len(warnings) == len(expected)
     assert all(line.startswith(start) for line, start in zip(warnings, expected, strict=True))
 
