@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from trainer.config import Augment, Config
 
-# The earlier work's: flips, rotation, blur of 3 pixels, torchvision's ColorJitter.
-EARLIER = Augment(turn=False, rotate=10.0, blur_p=1.0, brightness=0.2, contrast=0.1)
+# Flips, small rotations, blur, brightness and contrast, as is usual for 2D images.
+PLAIN_2D = Augment(turn=False, rotate=10.0, blur_p=1.0, brightness=0.2, contrast=0.1)
 STRONG_2D = Augment(
     shift_vx=8,
     rotate=10.0,
@@ -31,17 +31,17 @@ STRONG_3D = Augment(
 
 
 def resnet50_2d() -> Config:
-    """ResNet-50 on 2D patches from ImageNet weights, the earlier work's best (76.89 %)."""
+    """ResNet-50 (He et al. 2016) on 2D patches from ImageNet weights."""
     return replace(resnet18_2d(), model="resnet50")
 
 
 def resnet18_2d() -> Config:
-    """ResNet-18 on 2D patches from ImageNet weights, trained as the earlier work did."""
+    """ResNet-18 (He et al. 2016) on 2D patches from ImageNet weights."""
     return Config(
         model="resnet18",
         view="patch",
         weights="default",
-        augment=EARLIER,
+        augment=PLAIN_2D,
         epochs=30,
         batch_size=32,
         optimizer="adam",
@@ -69,9 +69,9 @@ def resnet18_2d_small() -> Config:
 
 
 def resnet18_25d() -> Config:
-    """ResNet-18 on the middle five sections of cubes as channels, from ImageNet weights."""
+    """ResNet-18 on the middle five sections of cubes, read as channels, from ImageNet weights."""
     return replace(
-        resnet18_2d(), view="cube", crop=(5, 128, 128), augment=replace(EARLIER, turn=True)
+        resnet18_2d(), view="cube", crop=(5, 128, 128), augment=replace(PLAIN_2D, turn=True)
     )
 
 
@@ -91,13 +91,13 @@ def resnet18_2d_strong() -> Config:
 
 
 def cnn_2d() -> Config:
-    """The earlier work's own small CNN at 256 px (63.6 %)."""
+    """CNN of four convolutions on the middle 256 px of 2D patches, from scratch."""
     return Config(
         model="cnn_2d",
         view="patch",
         crop=(256, 256),
         dropout=0.5,
-        augment=EARLIER,
+        augment=PLAIN_2D,
         epochs=30,
         batch_size=32,
         optimizer="adam",
@@ -107,12 +107,12 @@ def cnn_2d() -> Config:
 
 
 def cnn_2d_128() -> Config:
-    """The earlier work's own small CNN at 128 px."""
+    """The same CNN of four convolutions on the middle 128 px."""
     return replace(cnn_2d(), crop=(128, 128))
 
 
 def unet3d_small() -> Config:
-    """U-Net encoder classifier on the middle of 3D cubes, sized for two CPU cores."""
+    """U-Net encoder (Çiçek et al. 2016) on the middle of 3D cubes, sized for two CPU cores."""
     return Config(
         model="unet3d_small",
         view="cube",
@@ -132,7 +132,7 @@ def unet3d_small() -> Config:
 
 
 def unet3d() -> Config:
-    """U-Net encoder classifier on whole 3D cubes, with GroupNorm."""
+    """U-Net encoder (Çiçek et al. 2016) on whole 3D cubes, with GroupNorm (Wu and He 2018)."""
     return Config(
         model="unet3d",
         view="cube",
@@ -152,7 +152,7 @@ def unet3d() -> Config:
 
 
 def unet3d_strong() -> Config:
-    """U-Net encoder on 3D cubes: mild augmentation with EM's defects, focal loss, EMA."""
+    """U-Net encoder on 3D cubes: EM's defects, focal loss (Lin et al. 2017), averaged weights."""
     return replace(
         unet3d_small(),
         crop=(24, 112, 112),
@@ -166,27 +166,27 @@ def unet3d_strong() -> Config:
 
 
 def r3d_18() -> Config:
-    """Torchvision's 3D ResNet-18 on whole cubes."""
+    """Torchvision's 3D ResNet-18 (Tran et al. 2018) on whole cubes."""
     return replace(unet3d(), model="r3d_18", norm="batch", lr=5e-4)
 
 
 def mc3_18() -> Config:
-    """Torchvision's ResNet-18 with 3D convolutions first, 2D ones after, on whole cubes."""
+    """Torchvision's ResNet-18 of 3D, then 2D convolutions (Tran et al. 2018) on whole cubes."""
     return replace(r3d_18(), model="mc3_18")
 
 
 def r2plus1d_18() -> Config:
-    """Torchvision's ResNet-18 with (2+1)D convolutions on whole cubes."""
+    """Torchvision's ResNet-18 of (2+1)D convolutions (Tran et al. 2018) on whole cubes."""
     return replace(r3d_18(), model="r2plus1d_18")
 
 
 def resnet18_3d() -> Config:
-    """3D ResNet-18 with a 7×7×7 stem on whole cubes."""
+    """3D ResNet-18 with a 7×7×7 stem (Hara et al. 2018) on whole cubes."""
     return replace(r3d_18(), model="resnet18_3d")
 
 
 def vgg3d() -> Config:
-    """The fly work's VGG3D on whole cubes."""
+    """VGG3D (Eckstein et al. 2024) on whole cubes."""
     return replace(r3d_18(), model="vgg3d", width=12, dropout=0.5, lr=1e-4)
 
 

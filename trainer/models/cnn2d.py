@@ -8,7 +8,7 @@ from trainer.config import Config
 
 
 class CNN2D(nn.Module):
-    """Four conv-BN-ReLU-maxpool blocks and two linear layers, as in the earlier work.
+    """Four conv-BN-ReLU-maxpool blocks and two linear layers.
 
     32, 64, 128, 256 channels, then 256 hidden units; `size` is the image's in y and x.
     """
@@ -34,7 +34,7 @@ class CNN2D(nn.Module):
 
 
 def cnn_2d(config: Config, channels: int, classes: int) -> nn.Module:
-    """Return the earlier work's own small network; it needs a crop to know its size."""
+    """Return a small network; it needs a crop to know its size."""
     if not config.crop or min(config.crop[-2:]) < 16:
         raise ValueError(f"model cnn_2d needs a crop of 16 px or more, got {config.crop}")
     return CNN2D(channels, classes, size=config.crop[-2:], dropout=config.dropout)

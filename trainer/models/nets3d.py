@@ -78,7 +78,7 @@ def unet3d_small(config: Config, channels: int, classes: int) -> nn.Module:
 
 
 class VGG3D(nn.Module):
-    """The fly work's VGG (Eckstein et al. 2024): four levels of two convolutions, three linear.
+    """The VGG of Eckstein et al. 2024: four levels of two convolutions, three linear.
 
     Pooled to 4³ before the linear layers, so that any size of cube fits.
     """
@@ -104,7 +104,7 @@ class VGG3D(nn.Module):
 
 
 def vgg3d(config: Config, channels: int, classes: int) -> nn.Module:
-    """Return the fly work's VGG3D; its own width is 12."""
+    """Return a VGG3D; the published one has width 12."""
     return VGG3D(channels, classes, width=config.width, dropout=config.dropout)
 
 

@@ -24,7 +24,8 @@ def check_classes(sets: Sequence[ShardSet], order: OrderSpec) -> list[str]:
     if np.count_nonzero(train) < 2:
         raise ValueError(
             f"{_places(sets)}: all {train.sum()} samples of train are "
-            f"{names[int(train.argmax())]}, expected samples of {', '.join(names)}; label or split the data otherwise"
+            f"{names[int(train.argmax())]}, expected samples of {', '.join(names)}; label or split "
+            "the data otherwise"
         )
     warnings = [
         f"train has {count or 'no'} samples of {name}: it will hardly be learned"
