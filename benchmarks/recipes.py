@@ -22,14 +22,14 @@ from eval.inputs.predictions import read_predictions
 from eval.metrics.metrics import balanced_accuracy
 from eval.metrics.threshold import sweep
 from shards.stream.shardset import open_shards
-from trainer.recipes import RECIPES, get_recipe
+from trainer.recipes import RECIPES
 
 TRIED_STEPS = 3
 
 
 def settings(name: str, options: argparse.Namespace) -> list[str]:
     """Return a recipe's arguments but for the number of epochs."""
-    recipe = get_recipe(name)
+    recipe = RECIPES[name]()
     crop = [str(size) for size in (options.patch if recipe.view == "patch" else options.cube)]
     if name == "resnet18_25d":
         crop[0] = "5"
@@ -47,7 +47,7 @@ def train(name: str, options: argparse.Namespace) -> None:
     if not chosen.exists():
         rows = steps_of_a_run(arguments, TRIED_STEPS)
         speed = statistics.median(row["samples_per_s"] for row in rows)
-        with open_shards(str(options.shards / get_recipe(name).view)) as shards:
+        with open_shards(str(options.shards / RECIPES[name]().view)) as shards:
             images = len(shards.index("train"))
         epochs = max(1, min(options.epochs, int(options.seconds * speed / images)))
         chosen.write_text(json.dumps([*arguments, "--epochs", str(epochs)]))

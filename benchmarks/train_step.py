@@ -30,7 +30,7 @@ from shards.contract.schema import ImageSpec
 from trainer.config import Config
 from trainer.models.classifier import Inputs, build_classifier
 from trainer.models.memory_format import to_memory_format
-from trainer.recipes import RECIPES, get_recipe
+from trainer.recipes import RECIPES
 from trainer.train.optim import build_optimizer
 
 MODELS = (
@@ -94,7 +94,7 @@ def time_steps(options: argparse.Namespace) -> None:
 
 
 def _row(name: str, kinds: list[str], device: str, options: argparse.Namespace) -> list[str]:
-    recipe = get_recipe(name)
+    recipe = RECIPES[name]()
     size = tuple(options.patch if recipe.view == "patch" else options.cube)
     config = replace(recipe, weights="none", crop=size)
     x = torch.randint(0, 256, (options.batch_size, 1, *size), dtype=torch.uint8, device=device)

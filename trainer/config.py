@@ -1,7 +1,7 @@
-"""What a run learns from (`Config`), and how it is run (`System`).
+"""Everything that decides what a run learns (`Config`), and how fast it does so (`System`).
 
-Two runs with equal `Config`, data and number of ranks learn the same; `System` changes only speed
-and what is kept. A field of `Config` decides whether a checkpoint may be resumed.
+Two runs with equal `Config`, data and number of ranks learn the same. A run is resumed with the
+same `Config` alone; `System` may change on the way.
 """
 
 import math
@@ -29,20 +29,20 @@ SECTIONS = (
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """What happens to training images, each time to each sample anew.
+    """Random changes of training images, others for each sample in each epoch.
 
-    Names that end in `_p` are probabilities a sample; the rest are largest sizes. Gray values are
-    a part of the full range 0 to 255; lengths are in voxels, angles in degrees.
+    Names that end in `_p` are probabilities per sample; the rest are upper limits. Gray values are
+    a fraction of the full range 0 to 255; lengths are in voxels, angles in degrees.
     """
 
     flip: bool = True
     """Mirror each axis with probability 1/2."""
     turn: bool = True
-    """Turn by 0, 90, 180 or 270 degrees in the plane; needs square images."""
+    """Rotate by 0, 90, 180 or 270 degrees in the plane; needs square images."""
     shift_vx: int = 0
     """Move the crop by up to this much in y and x, as far as the image reaches."""
     rotate: float = 0.0
-    """Turn in the plane by up to this angle."""
+    """Rotate in the plane by up to this angle."""
     scale: float = 0.0
     """Enlarge or shrink in the plane by a factor of up to 1 + this."""
     elastic_vx: float = 0.0
@@ -52,11 +52,11 @@ class Augment:
     contrast: float = 0.0
     """Scale the deviation from the image's mean by 1 ± up to this."""
     gamma: float = 0.0
-    """Raise gray values, as a part of 255, to a power between 1 / (1 + this) and 1 + this."""
+    """Raise gray values, as a fraction of 255, to a power between 1 / (1 + this) and 1 + this."""
     section_brightness: float = 0.0
-    """Multiply each section by 1 ± up to this, by itself."""
+    """Multiply each section by a factor of its own, 1 ± up to this."""
     section_contrast: float = 0.0
-    """Scale each section's deviation from its mean by itself."""
+    """Scale each section's deviation from its mean by a factor of its own, 1 ± up to this."""
     noise: float = 0.0
     """Add Gaussian noise of a standard deviation of up to this."""
     blur_p: float = 0.0
@@ -86,32 +86,32 @@ class Augment:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything that decides what a run learns."""
+    """The model, its data, and its training."""
 
     model: str
     """Name in MODELS."""
     view: View
-    """What the shards must hold: `patch` (c, y, x) or `cube` (c, z, y, x). A 2D model on cubes
-    takes the sections of the crop as channels."""
+    """Images of the shards: `patch` (c, y, x) or `cube` (c, z, y, x). A 2D model on cubes takes the
+    sections of the crop as channels, and reads no others where their number is odd."""
     crop: tuple[int, ...] = ()
     """Central crop in voxels, (y, x) or (z, y, x); empty for the whole image."""
     weights: str = "none"
     """`none`, `default` (torchvision's pretrained weights), or a file or URL of weights."""
     weights_partial: bool = False
-    """Go on with weights of which less than half of the model's parameters fits."""
+    """Accept weights that fit less than half of the model's parameters."""
     stem: Literal["sum", "repeat"] = "sum"
-    """Gray images into a model of colours: `sum` its first filters, or `repeat` the image."""
+    """Gray images in a model of color images: `sum` its first filters, or `repeat` the image."""
     width: int = 16
     """Channels of the first stage, for models of our own."""
     norm: Literal["batch", "group", "sync"] = "batch"
     """`group` turns every BatchNorm into GroupNorm, `sync` shares its statistics over ranks."""
     dropout: float = 0.0
-    """Part of the features before the last layer that a step leaves out."""
+    """Fraction of the features before the last layer that each step leaves out."""
     stochastic_depth: float = 0.0
     """Largest probability with which a residual block is left out for a sample."""
 
     loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
-    """`bce` learns class 1 against class 0 from one output; `focal` weighs easy samples less."""
+    """`bce` learns class 1 against class 0 from one output; `focal` weights easy samples less."""
     class_weights: Literal["none", "inverse", "effective"] = "none"
     """By training counts: inverse frequency, or effective number (beta 0.999)."""
     focal_gamma: float = 2.0
@@ -119,11 +119,11 @@ class Config:
     focal_alpha: float = -1.0
     """Weight of class 1 against 1 - alpha of class 0; negative for none."""
     label_smoothing: float = 0.0
-    """Part of a label that is shared among all classes."""
+    """Fraction of a label that is shared among all classes."""
     mixup: float = 0.0
     """Alpha of MixUp's Beta distribution; 0 for none."""
     cutmix: float = 0.0
-    """Alpha of CutMix's; with both, half of the samples get each."""
+    """Alpha of CutMix's Beta distribution; with both, half of the samples get each."""
     balance: Literal["none", "class"] = "none"
     """`class`: every class is drawn equally often."""
     where: str = ""
@@ -143,11 +143,11 @@ class Config:
     epochs: int = 30
     """Passes over the training split."""
     batch_size: int = 32
-    """Images a step over all ranks."""
+    """Images per step over all ranks."""
     accumulate: int = 1
     """Parts of a rank's batch that go through the model one after the other."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """How gradients become steps; `sgd` has momentum 0.9."""
+    """Optimizer of torch; `sgd` has momentum 0.9."""
     lr: float = 5e-4
     """Highest learning rate."""
     lr_batch: int = 0
@@ -157,19 +157,20 @@ class Config:
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup: float = 0.0
-    """Part of all steps over which the rate rises."""
+    """Fraction of all steps over which the rate rises."""
     clip_norm: float = 0.0
     """Largest gradient norm; 0 for no limit."""
     ema: float = 0.0
-    """Decay a step of the moving average of weights; 0 for none."""
+    """Decay per step of the moving average of weights; 0 for none."""
     precision: Precision = "no"
     """`bf16` or `fp16` for automatic mixed precision, `no` for float32."""
     monitor: Monitor = "balanced_accuracy"
-    """What of the validation decides which checkpoint is best."""
+    """The validation score that decides which checkpoint is best."""
     patience: int = 0
-    """Stop after so many epochs without a better validation; 0 never."""
+    """Stop after so many epochs without a better validation score; 0 to never stop."""
     on_collapse: Literal["warn", "stop"] = "warn"
-    """When all of the validation is called one class, twice in a row after the first epoch."""
+    """Warn, or also stop, when every validation sample is predicted as one class, twice in a row
+    after the first epoch."""
     seed: int = 42
     """Seed of weights, order and augmentation."""
 
@@ -217,24 +218,24 @@ class Config:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """How a run is run: may change between a checkpoint and its resumption."""
+    """Speed, memory and logging: may change when a run is resumed."""
 
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """`auto` times the model both ways at start and keeps the faster."""
     threads: int = 0
-    """CPU threads of a rank; 0 for the machine's cores divided by its ranks."""
+    """CPU threads per rank; 0 for the machine's cores divided by its ranks."""
     compile: bool = False
     """torch.compile the model."""
     checkpoint_activations: bool = False
-    """Compute activations again in the backward pass, for less memory."""
+    """Recompute activations in the backward pass, which saves memory."""
     readers: int = 2
     """Threads that read samples."""
     checkpoint_s: float = 600.0
-    """Seconds between checkpoints in mid-epoch."""
+    """Seconds between checkpoints within an epoch."""
     checkpoint_steps: int = 0
-    """Steps between checkpoints in mid-epoch; 0 to go by seconds alone."""
+    """Steps between checkpoints within an epoch; 0 to go by seconds alone."""
     log_steps: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """Steps between records in metrics.jsonl."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_s", "readers", "log_steps"):

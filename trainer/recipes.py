@@ -210,10 +210,3 @@ RECIPES: dict[str, Callable[[], Config]] = {
         vgg3d,
     )
 }
-
-
-def get_recipe(name: str) -> Config:
-    """Return the config of a recipe; an unknown name is an error that lists the known ones."""
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
-    return RECIPES[name]()

@@ -22,7 +22,7 @@ from trainer.models.classifier import MODELS, center_crop
 from trainer.models.memory_format import to_memory_format
 from trainer.models.norms import to_group_norm
 from trainer.predict.tta import averaged, symmetries
-from trainer.recipes import RECIPES, get_recipe
+from trainer.recipes import RECIPES
 from trainer.train.optim import build_optimizer, learning_rate
 from trainer.train.trial import choose_memory_format
 from trainer.weights.pretrained import adapt_input
@@ -36,7 +36,7 @@ def images(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 
 
 def config(**changes: object) -> Config:
-    values = to_plain(get_recipe("unet3d_small")) | changes
+    values = to_plain(RECIPES["unet3d_small"]()) | changes
     return parse_plain(Config, values, where="test", cure="")
 
 
@@ -225,7 +225,7 @@ def test_a_fused_optimizer_does_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_survives_json(name: str) -> None:
-    recipe = get_recipe(name)
+    recipe = RECIPES[name]()
     assert config(**to_plain(recipe)) == recipe
     assert recipe.model in MODELS
 

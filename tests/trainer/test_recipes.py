@@ -12,7 +12,7 @@ from eval.inputs.predictions import read_predictions
 from shards.stream.stream import Batch
 from trainer.__main__ import main
 from trainer.checkpoint.load import load_trained
-from trainer.recipes import RECIPES, get_recipe
+from trainer.recipes import RECIPES
 from trainer.train.run_state import Session
 from trainer.train.signals import REQUEUE
 from trainer.train.step import train_step
@@ -39,7 +39,7 @@ def few(make_shards: object, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_a_recipe_trains_goes_on_and_predicts(
     name: str, few: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, steps = get_recipe(name), []
+    recipe, steps = RECIPES[name](), []
 
     def step(session: Session, batch: Batch) -> torch.Tensor:
         steps.append(batch.step)

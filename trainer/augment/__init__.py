@@ -1,1 +1,1 @@
-"""Changes of images on the device: spatial, intensity, defects of sections, mixing, stress."""
+"""Changes of images on the device: spatial, gray values, defects of sections, mixing, stress."""

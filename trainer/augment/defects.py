@@ -15,17 +15,16 @@ from trainer.augment.keyed_random import Draw, Rows, seed_for
 from trainer.config import Augment
 
 Numbers = npt.NDArray[np.float64]
-DRAWS = 9  # whether, and up to eight numbers of a defect
+DRAWS = 9  # one decides if the defect happens, up to eight describe it
 DEFOCUS_PX = 5
 
 
 def damaged(
     x: Tensor, rows: Rows, augment: Augment, draw: Draw, *, seed: int, epoch: int
 ) -> Tensor:
-    """Return x (b, c, [z], y, x) with the defects that `augment` asks for; x itself if none."""
-    wanted = {name: getattr(augment, f"{name}_p") for name in DEFECTS}
-    wanted = {name: p for name, p in wanted.items() if p > 0}
-    if not wanted and not augment.noise:
+    """Return x (b, c, [z], y, x) with the defects of `augment`; x itself if there are none."""
+    probabilities = {name: p for name in DEFECTS if (p := getattr(augment, f"{name}_p")) > 0}
+    if not probabilities and not augment.noise:
         return x
     x = x.float() if x.dtype == torch.uint8 else x.clone()
     for b, row in enumerate(rows):
@@ -33,7 +32,7 @@ def damaged(
         if augment.noise:
             sigma = 255.0 * augment.noise * draw("noise", 1)[b, 0]
             x[b] += sigma * torch.randn(x[b].shape, generator=rng, device=x.device)
-        for name, probability in wanted.items():
+        for name, probability in probabilities.items():
             u = draw(name, DRAWS)[b]
             if u[0] < probability:
                 DEFECTS[name](x[b], u[1:], augment.misalign_vx, rng)
@@ -50,7 +49,12 @@ def missing(image: Tensor, u: Numbers, most_vx: int, rng: torch.Generator) -> No
 def blurred(image: Tensor, u: Numbers, most_vx: int, rng: torch.Generator) -> None:
     """Take one section out of focus."""
     z = int(u[0] * image.shape[1])
-    image[:, z] = avg_pool2d(image[:, z], DEFOCUS_PX, 1, DEFOCUS_PX // 2, count_include_pad=False)
+    image[:, z] = defocused(image[:, z])
+
+
+def defocused(x_syx: Tensor) -> Tensor:
+    """Return images out of focus: the mean over `DEFOCUS_PX` pixels in y and x."""
+    return avg_pool2d(x_syx, DEFOCUS_PX, 1, DEFOCUS_PX // 2, count_include_pad=False)
 
 
 def slip(image: Tensor, u: Numbers, most_vx: int, rng: torch.Generator) -> None:

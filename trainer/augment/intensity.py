@@ -15,7 +15,7 @@ from trainer.config import Augment
 
 def regraded(x: Tensor, augment: Augment, draw: Draw) -> Tensor:
     """Return x with other gray values, float32 and clipped to 0 to 255."""
-    before = x
+    unchanged = x
     if augment.brightness or augment.contrast:
         spread = 2.0 * draw("gray", 2) - 1.0
         contrast = per_sample(1.0 + augment.contrast * spread[:, 0], x)
@@ -36,7 +36,7 @@ def regraded(x: Tensor, augment: Augment, draw: Draw) -> Tensor:
         x = 255.0 * (x.float().clamp(0.0, 255.0) / 255.0) ** per_sample(power, x)
     if augment.blur_p:
         x = _blurred(x, draw("blur", 2), augment.blur_p)
-    return x if x is before else x.clamp(0.0, 255.0)
+    return x if x is unchanged else x.clamp(0.0, 255.0)
 
 
 def per_sample(values: npt.NDArray[np.generic], x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 def uniforms(
     purpose: str, seed: int, epoch: int, rows: Rows, count: int
 ) -> npt.NDArray[np.float64]:
-    """Return numbers in [0, 1), (b, count): a row a sample, independent between purposes."""
+    """Return numbers in [0, 1), (b, count): a row per sample, independent between purposes."""
     keys = _keys(purpose, seed, epoch, rows)
     counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix(keys[:, None] + counters[None, :])

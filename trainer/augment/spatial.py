@@ -1,6 +1,6 @@
 """Augmentation of a batch on its device: uint8 images in, images of the crop's size out.
 
-What happens to a sample is a function of (seed, epoch, row) alone (see `randomness`).
+What happens to a sample is a function of (seed, epoch, row) alone (see `keyed_random`).
 b batch, c channels, z y x axes; 2D images have no z. Gray values are 0 to 255 throughout.
 Geometry applies to every channel; gray values change in those that hold EM, not in masks.
 """
@@ -86,7 +86,7 @@ def _shifted_start(size: int, crop: int, shift: int, u: float) -> int:
 
 
 def _resampled(x: Tensor, crop: tuple[int, ...], augment: Augment, draw: Draw) -> Tensor:
-    """Turn, scale, displace and shift in the plane, and crop, in one bilinear resampling."""
+    """Rotate, scale, deform, shift in the plane, and crop, in one bilinear resampling."""
     x = center_crop(x, crop[:-2] + tuple(x.shape[-2:]))
     points = _source_points(tuple(x.shape[-2:]), crop[-2:], augment, draw)
     flat = x.reshape(len(x), -1, *x.shape[-2:]).float()

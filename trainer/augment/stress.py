@@ -1,4 +1,4 @@
-"""Images made worse, as microscopes and stores do, to see what that costs a trained model.
+"""Images degraded as by microscopes and stores, to measure what that costs a trained model.
 
 What happens to a sample is a function of (stress, seed, row) alone. b batch, c channels, z y x
 axes; s channels and sections together. A patch is a cube of one section here.
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from trainer.augment.defects import DEFOCUS_PX
+from trainer.augment.defects import defocused
 from trainer.augment.keyed_random import Rows
 from trainer.augment.spatial import augment_batch
 from trainer.config import Augment
@@ -51,12 +51,7 @@ def stressed(
     return worse.view(x.shape)
 
 
-def blurred(x_bsyx: Tensor) -> Tensor:
-    """Take every section out of focus."""
-    return avg_pool2d(x_bsyx, DEFOCUS_PX, 1, DEFOCUS_PX // 2, count_include_pad=False)
-
-
-def mip1_jpeg(x_bsyx: Tensor) -> Tensor:
+def half_size_jpeg(x_bsyx: Tensor) -> Tensor:
     """Store every section at half its resolution as JPEG, as minnie65's mip 1 is, and read it."""
     half = avg_pool2d(x_bsyx, 2, ceil_mode=True, count_include_pad=False).round().byte()
     read = np.stack([_through_jpeg(section) for section in half.flatten(0, 1).cpu().numpy()])
@@ -70,5 +65,5 @@ def _through_jpeg(section: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(buffer))
 
 
-WHOLE: dict[str, Callable[[Tensor], Tensor]] = {"blur": blurred, "jpeg": mip1_jpeg}
+WHOLE: dict[str, Callable[[Tensor], Tensor]] = {"blur": defocused, "jpeg": half_size_jpeg}
 STRESSES = (*DRAWN, *WHOLE)

@@ -1,4 +1,4 @@
-"""Predictions of trained models: a row a sample, for any split of any shard set that fits them."""
+"""Predictions of trained models: a row per sample, for any split of any shard set that fits."""
 
 import sys
 from contextlib import nullcontext

@@ -10,7 +10,7 @@ from shards.stream.mixture import Mixture
 from shards.stream.order import OrderSpec
 from shards.stream.shardset import ShardSet
 
-FEW = 5  # samples of a class, below which it is said
+FEW = 5  # samples of a class, below which a warning comes
 Counts = npt.NDArray[np.int64]
 
 
@@ -80,5 +80,5 @@ def _places(sets: Sequence[ShardSet]) -> str:
 
 
 def is_judged(val_counts: Counts) -> bool:
-    """Say whether a validation split tells a better model from one that calls all one class."""
+    """Return True where a validation split has several classes, so that its scores rank models."""
     return int(np.count_nonzero(val_counts)) > 1

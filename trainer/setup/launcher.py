@@ -1,4 +1,4 @@
-"""What `accelerate launch` asks for by its options and its configuration file, and its end."""
+"""`accelerate launch`: its options must agree with the run's own, and its end ends the ranks."""
 
 import ctypes
 import os
@@ -38,10 +38,11 @@ def check_launcher(config: Config, system: System, environment: Mapping[str, str
         asked = environment.get(name, "").strip().lower()
         default = "1" if option == "--accumulate" else "no"
         if asked not in ("", default, own):
+            cure = option if option == "--compile" else f"{option} {asked}"
             raise ValueError(
                 f"accelerate launch asks for {asked} ({name}, from its option or configuration "
                 f"file), the run's own options for {own} ({option}); the run's decide: give "
-                f"{_cure(option, asked)} in training, or take it from the launcher"
+                f"{cure} in training, or take it from the launcher"
             )
 
 
@@ -56,10 +57,6 @@ def end_with_launcher() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     with suppress(AttributeError):  # no prctl: not Linux
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _cure(option: str, asked: str) -> str:
-    return option if option == "--compile" else f"{option} {asked}"
 
 
 def _is_launcher(pid: int) -> bool:

@@ -8,35 +8,35 @@ from trainer.config import Config, Precision
 def warnings_for(
     config: Config, torch_version: str, cudnn: int | None, *, native: bool = True
 ) -> list[str]:
-    """Return what is known to be bad about these versions for this config.
+    """Return a warning for each known fault of these versions with this config.
 
     `cudnn` is torch's number for it (9.8.0 is 90800), None without CUDA; `native` is what
     `is_native` says of the config's precision.
     """
-    found: list[str] = []
+    warnings: list[str] = []
     three_d = config.view == "cube"
     if not native:
-        found.append(
+        warnings.append(
             f"this device emulates {config.precision}, which can take 3D steps many times as long; "
             "use --precision no, or fp16 on a GPU"
         )
     if cudnn is None or not three_d or config.precision == "no":
-        return found
+        return warnings
     if torch_version.startswith("2.9."):
-        found.append(
+        warnings.append(
             f"torch {torch_version} runs 3D convolutions in mixed precision four times slower and "
             "in more memory; use torch 2.10 or newer, or --precision no"
         )
     if config.precision == "bf16" and 90800 <= cudnn < 91100:
-        found.append(
+        warnings.append(
             f"cuDNN {cudnn} gives wrong 3D convolutions in bf16; use cuDNN 9.11 or newer, or "
             "--precision no"
         )
-    return found
+    return warnings
 
 
 def is_native(precision: Precision) -> bool:
-    """Whether the device computes in this precision itself, rather than emulating it or not at all.
+    """Return True where the device computes in this precision itself, without emulating it.
 
     GPUs before Ampere lack bf16, as do x86 processors without AVX-512.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.augment.stress import STRESSES, mip1_jpeg, stressed
+from trainer.augment.stress import STRESSES, half_size_jpeg, stressed
 from trainer.models.classifier import center_crop
 
 ROWS = np.array([3, 14, 15], np.int64)
@@ -47,6 +47,6 @@ def test_jpeg_at_half_resolution_keeps_what_is_smooth_and_loses_what_is_fine() -
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(63.0), indexing="ij")
     smooth = 128 + 100 * torch.sin(y / 15) * torch.cos(x / 15)
     fine = 128 + 100 * (-1.0) ** (y + x)
-    stored = mip1_jpeg(torch.stack([smooth, fine])[None])[0]
+    stored = half_size_jpeg(torch.stack([smooth, fine])[None])[0]
     assert (stored[0] - smooth).abs().mean() < 3
     assert stored[1][:, :62].std() < 2

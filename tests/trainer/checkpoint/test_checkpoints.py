@@ -21,13 +21,13 @@ from trainer.checkpoint import checkpoint as checkpoints
 from trainer.checkpoint.checkpoint import Progress, State
 from trainer.models.classifier import Inputs
 from trainer.models.memory_format import to_memory_format
-from trainer.recipes import get_recipe
+from trainer.recipes import RECIPES
 from trainer.train.optim import build_optimizer
 
 IMAGE = ImageSpec(shape=(1, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40.0, 8.0, 8.0))
 STATE = State(
     schema_version=1,
-    config=get_recipe("resnet18_2d_small"),
+    config=RECIPES["resnet18_2d_small"](),
     manifest_sha256="0" * 64,
     inputs=Inputs(image=IMAGE, class_names=("a", "b"), mean=(1.0,), std=(2.0,)),
     progress=Progress(epoch=1, best=0.5, best_epoch=0),

@@ -23,7 +23,7 @@ from tests.trainer.conftest import main
 from trainer.checkpoint.load import load_trained, model_folder
 from trainer.checkpoint.run_folder import read_run
 from trainer.config import System
-from trainer.recipes import get_recipe
+from trainer.recipes import RECIPES
 from trainer.setup import faults
 from trainer.setup.classes import check_classes
 from trainer.setup.distributed import make_accelerator
@@ -138,7 +138,7 @@ def test_the_launcher_agrees_with_the_run_or_is_refused(
     environment: dict[str, str], options: dict[str, Any], message: str
 ) -> None:
     system = System(compile=options.pop("compile", False))
-    config = replace(get_recipe("unet3d_small"), **options)
+    config = replace(RECIPES["unet3d_small"](), **options)
     given = {f"ACCELERATE_{name}": value for name, value in environment.items()}
     if not message:
         check_launcher(config, system, given)
@@ -339,7 +339,7 @@ def test_a_training_without_memory_or_with_one_image_a_batch_norm_says_the_cure(
 
 
 def test_batch_sizes_are_tried_from_two_where_one_is_too_few(cubes: str) -> None:
-    config = replace(get_recipe("unet3d_small"), crop=(1, 1, 1), width=2)
+    config = replace(RECIPES["unet3d_small"](), crop=(1, 1, 1), width=2)
     system = System(threads=1)
     accelerator = make_accelerator(config, system)
     with open_shards(cubes) as shards:

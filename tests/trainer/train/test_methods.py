@@ -13,7 +13,7 @@ from trainer.augment.mixing import cut_and_paste, mix
 from trainer.augment.spatial import augment_batch
 from trainer.config import Augment, Config
 from trainer.models.memory_format import checkpoint_activations
-from trainer.recipes import get_recipe
+from trainer.recipes import RECIPES
 from trainer.setup.preflight import is_native, warnings_for
 from trainer.train.losses import build_loss, class_weights
 from trainer.train.optim import moving_average
@@ -23,7 +23,7 @@ LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
 
 def config(**changes: object) -> Config:
-    values = to_plain(get_recipe("unet3d_small")) | changes
+    values = to_plain(RECIPES["unet3d_small"]()) | changes
     return parse_plain(Config, values, where="test", cure="")
 
 

@@ -21,7 +21,7 @@ from trainer.checkpoint.load import load_trained, model_folder
 from trainer.config import Config
 from trainer.models.classifier import Inputs, build_classifier, inputs_of
 from trainer.models.torchvision_nets import add_stochastic_depth
-from trainer.recipes import get_recipe
+from trainer.recipes import RECIPES
 from trainer.weights.pretrained import load_pretrained, load_weights
 
 
@@ -72,7 +72,7 @@ def inputs(shape: tuple[int, ...]) -> Inputs:
 
 
 def config(recipe: str, **changes: object) -> Config:
-    values = to_plain(get_recipe(recipe)) | changes
+    values = to_plain(RECIPES[recipe]()) | changes
     return parse_plain(Config, values, where="test", cure="")
 
 
