@@ -3,7 +3,6 @@
 import json
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from ingest.volume.geometry import Box
 from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import ATTEMPTS, READABLE, Image
-from ingest.volume.sample_boxes import read_each
+from ingest.volume.sample_boxes import BoxByBox
 from ingest.volume.scale import Layer, MissingDataError, scale_from_info
 from ingest.volume.volume_info import VolumeInfo, parse_info
 
@@ -30,7 +29,7 @@ class UnreadableError(ValueError):
     """CloudVolume cannot read this volume at all, as it is installed here."""
 
 
-class CloudVolumeReader:
+class CloudVolumeReader(BoxByBox):
     """One scale, read box by box by CloudVolume's own way of finding voxels; a `Volume`."""
 
     def __init__(self, path: str, info: VolumeInfo, mip: int, *, layer: Layer = "image") -> None:
@@ -52,14 +51,6 @@ class CloudVolumeReader:
             provenance={},
         )
 
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Nothing: CloudVolume does not say."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
     def read(self, box: Box) -> Image:
         """Return the voxels of `box` as (c, z, y, x); what is damaged is read again."""
         from cloudvolume.exceptions import EmptyVolumeException
@@ -76,7 +67,11 @@ class CloudVolumeReader:
                 raise UnreadableError(
                     f"{self._path}: CloudVolume cannot read encoding {self.scale.encoding} here "
                     f"({error}); install what it names"
-                    + (", or set volume.reader to ranged" if self._is_readable else "")
+                    + (
+                        ", or set volume.reader to ranged"
+                        if self.scale.encoding in READABLE
+                        else ""
+                    )
                 ) from None
             except Exception as error:  # noqa: BLE001 (a dozen decoders, each with its own)
                 failure = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -87,16 +82,6 @@ class CloudVolumeReader:
             f"{self._path}: {box} failed {ATTEMPTS} times, last with {failure}: a chunk there is "
             "damaged or cannot be reached; leave its samples out or read another mirror"
         )
-
-    @property
-    def _is_readable(self) -> bool:
-        return self.scale.encoding in READABLE
-
-    def read_many(
-        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
-    ) -> Iterator[Image | None]:
-        """Yield the voxels of each box, in order; None where the volume holds none."""
-        return read_each(self.read, boxes, images)
 
 
 def cloud_path(path: str) -> str:

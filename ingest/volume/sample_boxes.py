@@ -1,7 +1,9 @@
 """From samples to boxes, and from cutouts to images."""
 
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +34,33 @@ def boxes_of(samples: pd.DataFrame, view: ViewConfig, voxel_size_nm: TripleNm) -
     return [box_at(start, view.size_zyx) for start in starts]
 
 
-def read_each(
-    read: Callable[[Box], Image], boxes: Iterable[Box], images: Iterable[Image] | None
-) -> Iterator[Image | None]:
-    """Yield the voxels of box after box, None where there are none; written to `images` as well."""
-    targets: Iterable[Image | None] = repeat(None) if images is None else images
-    for box, image in zip(boxes, targets, strict=False):
-        try:
-            cutout = read(box)
-        except MissingDataError:
-            yield None
-            continue
-        if image is not None:
-            assert cutout.shape == image.shape, (cutout.shape, image.shape)
-            image[...] = cutout
-        yield cutout
+class BoxByBox(ABC):
+    """A `Volume` that reads one box after the other, and makes no requests that it could count."""
+
+    counts: Mapping[str, int] = MappingProxyType({})
+
+    @abstractmethod
+    def read(self, box: Box) -> Image:
+        """Return the voxels of `box` as (c, z, y, x); `MissingDataError` where there are none."""
+
+    def read_many(
+        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
+    ) -> Iterator[Image | None]:
+        """Yield the voxels of each box, in order; None where the volume holds none.
+
+        With `images`, an array per box, the voxels are written there as well.
+        """
+        targets: Iterable[Image | None] = repeat(None) if images is None else images
+        for box, image in zip(boxes, targets, strict=False):
+            try:
+                cutout = self.read(box)
+            except MissingDataError:
+                yield None
+                continue
+            if image is not None:
+                assert cutout.shape == image.shape, (cutout.shape, image.shape)
+                image[...] = cutout
+            yield cutout
+
+    def close(self) -> None:  # noqa: B027 (a reader without open files has nothing to do)
+        """Close open files."""

@@ -1,4 +1,8 @@
-"""The order of section files by the number in their names, and the numbers that are missing."""
+"""The order of section files by the number in their names, and the numbers that are missing.
+
+tifffile's natural sort and sequences know neither signs nor missing numbers, and take whichever of
+two numbers comes first; a stack in the wrong order is an error that nobody would see.
+"""
 
 import re
 from collections import defaultdict
@@ -67,14 +71,6 @@ def _is_sign(text: str, *, first: bool) -> bool:
     return text.endswith("-") and (first if not before else not before.isalnum())
 
 
-def _span(column: Sequence[int]) -> int:
-    return max(column) - min(column)
-
-
-def _steps(column: Sequence[int]) -> list[int]:
-    return [number - min(column) for number in column]
-
-
 def _column(paths: Sequence[Path], rows: Sequence[tuple[int, ...]]) -> int:
     """Return which of the numbers in the names counts the sections."""
     columns = list(zip(*rows, strict=True))
@@ -83,11 +79,11 @@ def _column(paths: Sequence[Path], rows: Sequence[tuple[int, ...]]) -> int:
         return 0
     unique = [place for place in varied if len(set(columns[place])) == len(paths)]
     if unique:
-        best = min(unique, key=lambda place: _span(columns[place]))
+        lows = {place: min(columns[place]) for place in unique}
+        steps = {place: [number - lows[place] for number in columns[place]] for place in unique}
+        best = min(unique, key=lambda place: max(steps[place]))
         for place in unique:
-            if _span(columns[place]) < 2 * len(paths) and _steps(columns[place]) != _steps(
-                columns[best]
-            ):
+            if max(steps[place]) < 2 * len(paths) and steps[place] != steps[best]:
                 raise ValueError(
                     f"{paths[0]}: two numbers in the names could count the sections, and they do "
                     f"not agree ({rows[0][best]} and {rows[0][place]} here): rename the files so "

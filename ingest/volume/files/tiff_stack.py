@@ -1,7 +1,7 @@
 """A stack of TIFF sections as a volume."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from ingest.volume.files.section_numbers import holes, in_order
 from ingest.volume.geometry import Box, Triple
 from ingest.volume.ranges.chunk_codec import Image
-from ingest.volume.sample_boxes import read_each
+from ingest.volume.sample_boxes import BoxByBox
 from ingest.volume.scale import MissingDataError, Scale
 from shards.images.gray import ImageError
 from shards.images.tiff_image import Ome, TiffImage
@@ -95,7 +95,7 @@ class StackFolder:
 Stack = StackFile | StackFolder
 
 
-class TiffVolume:
+class TiffVolume(BoxByBox):
     """A stack as a volume; keeps the sections it read last. Not for several threads."""
 
     def __init__(self, stack: Stack, scale: Scale) -> None:
@@ -120,17 +120,6 @@ class TiffVolume:
             if section is not None:
                 plane[...] = section[y0:y1, x0:x1]
         return image
-
-    def read_many(
-        self, boxes: Iterable[Box], images: Iterable[Image] | None = None
-    ) -> Iterator[Image | None]:
-        """Yield the voxels of each box, in order."""
-        return read_each(self.read, boxes, images)
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Nothing: pages of a local file are not requests."""
-        return {}
 
     def close(self) -> None:
         """Forget the sections and close the files."""
