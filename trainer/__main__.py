@@ -36,7 +36,7 @@ Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True, kw_only=True)
 class OfRecipe:
-    """What the commands that take a recipe have in common."""
+    """Options of all commands that take a recipe."""
 
     config: Annotated[Config, Flat]
 

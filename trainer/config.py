@@ -203,7 +203,7 @@ class Config:
 
     @property
     def order(self) -> OrderSpec:
-        """Which training samples are read, and in which order."""
+        """The order in which training samples are read."""
         return OrderSpec(
             seed=self.seed,
             balance=self.balance,

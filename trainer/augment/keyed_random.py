@@ -41,7 +41,7 @@ def _keys(purpose: str, seed: int, epoch: int, rows: Rows) -> npt.NDArray[np.uin
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
+    """SplitMix64's finalizer (Steele, Lea and Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     return x ^ (x >> np.uint64(31))

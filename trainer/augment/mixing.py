@@ -44,18 +44,18 @@ def mix(
 
 
 def cut_and_paste(
-    x: Tensor, partner: Tensor, lam: Floats, centres: Floats, chosen: npt.NDArray[np.bool_]
+    x: Tensor, partner: Tensor, lam: Floats, centers: Floats, chosen: npt.NDArray[np.bool_]
 ) -> tuple[Tensor, Floats]:
     """Paste a box of the partner into each chosen sample; return images and true λ (b,).
 
-    The box covers the part (1 - λ)^(1/d) of each axis about a uniform centre, less what lies
+    The box covers the part (1 - λ)^(1/d) of each axis about a uniform center, less what lies
     outside the image (Yun et al. 2019); λ is then what is left of the sample.
     """
     x, true = x.clone(), lam.copy()
     sizes = np.array(x.shape[2:])
     for b in np.flatnonzero(chosen):
         sides = np.rint(sizes * (1.0 - lam[b]) ** (1.0 / len(sizes)))
-        start = np.floor(centres[b, : len(sizes)] * sizes - sides / 2.0)
+        start = np.floor(centers[b, : len(sizes)] * sizes - sides / 2.0)
         low = np.clip(start, 0, sizes).astype(int)
         high = np.clip(start + sides, 0, sizes).astype(int)
         box = tuple(slice(i, j) for i, j in zip(low.tolist(), high.tolist(), strict=True))

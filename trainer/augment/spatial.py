@@ -111,11 +111,11 @@ def _source_points(
         nodes = torch.from_numpy(nodes.reshape(-1, 2, ELASTIC_NODES, ELASTIC_NODES))
         field = interpolate(nodes, size=crop, mode="bicubic", align_corners=True).numpy()
         y, x = y + augment.elastic_vx * field[:, 0], x + augment.elastic_vx * field[:, 1]
-    # The crop's own centre, which for an odd border is half a voxel off the image's.
-    centres = [crop_start(n, c) + (c - 1) / 2.0 for n, c in zip(size, crop, strict=True)]
+    # The crop's own center, which for an odd border is half a voxel off the image's.
+    centers = [crop_start(n, c) + (c - 1) / 2.0 for n, c in zip(size, crop, strict=True)]
     points = [
-        (2.0 * (p + centre) + 1.0) / n - 1.0
-        for p, centre, n in zip((y, x), centres, size, strict=True)
+        (2.0 * (p + center) + 1.0) / n - 1.0
+        for p, center, n in zip((y, x), centers, size, strict=True)
     ]
     return np.stack(points[::-1], axis=-1)
 

@@ -32,13 +32,13 @@ MODELS: dict[str, Build] = {
     **{name: partial(backbone, name) for name in PRETRAINED},
 }
 OF_PLANES = ("resnet18", "resnet50", "cnn_2d")
-COLOURS = 3
+COLORS = 3
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What a model is told about its data; saved with its weights."""
+    """The images and classes that a model is for; saved with its weights."""
 
     image: ImageSpec
     class_names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Inputs:
         channels = self.image.shape[0]
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ValueError(
-                f"mean and std must be {channels} numbers each, one a channel, and std positive, "
+                f"mean and std must be {channels} numbers each, one per channel, and std positive, "
                 f"got {self.mean} and {self.std}"
             )
 
@@ -130,7 +130,7 @@ def as_stored(x: Tensor, image: ImageSpec) -> Tensor:
 
 
 def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[str]]:
-    """Return a new classifier for these inputs, and lines that say how it was made.
+    """Return a new classifier for these inputs, and notes on how it was made.
 
     A model that is not known, images of another view, and images smaller than the crop are errors.
     """
@@ -152,7 +152,7 @@ def build_classifier(config: Config, inputs: Inputs) -> tuple[Classifier, list[s
         raise ValueError(f"model {config.model} needs cubes; use --view cube")
     takes_sections = config.view == "cube" and config.model in OF_PLANES
     channels = image.shape[0] * (crop[0] if takes_sections else 1)
-    repeat = COLOURS if config.stem == "repeat" else 1
+    repeat = COLORS if config.stem == "repeat" else 1
     if repeat > 1 and channels != 1:
         raise ValueError(f"--stem repeat needs images of one channel, these have {channels}")
     if config.weights == "default" and config.model not in PRETRAINED:

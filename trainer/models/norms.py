@@ -40,7 +40,7 @@ def group_norm_like(norm: nn.Module) -> nn.GroupNorm:
     """Return a GroupNorm with a batch norm's channels, epsilon, scale and shift."""
     assert isinstance(norm, BATCH_NORMS)
     channels = norm.num_features
-    # At least two channels a group, where there are that many, or it is an instance norm.
+    # At least two channels per group, where there are that many, or it is an instance norm.
     fitting = (n for n in range(MOST_GROUPS, 0, -1) if channels % n == 0 and 2 * n <= channels)
     new = nn.GroupNorm(next(fitting, 1), channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:

@@ -49,7 +49,8 @@ def predict_runs(
     `data` is the first run's own shard set where it is None; it must then be as it was in training.
     Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
     `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the files are
-    SPLIT.NAME.parquet, of images made worse. batch_size is a rank's; 0 takes the first run's own.
+    SPLIT.NAME.parquet, of degraded images. `batch_size` is
+    per rank; 0 takes the first run's own.
     """
     place = data or read_run(Path(runs[0])).data_url
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
@@ -85,15 +86,15 @@ def predict_runs(
                 tta=max(1, len(views)),
                 stress=name,
             )
-            mine = -(-len(shards.index(split)) // accelerator.num_processes)
-            shown = progress(f"predict {stem}", mine) if accelerator.is_main_process else None
+            per_rank = -(-len(shards.index(split)) // accelerator.num_processes)
+            shown = progress(f"predict {stem}", per_rank) if accelerator.is_main_process else None
             path = out / "predictions" / f"{stem}.parquet"
             with (
                 sole_writer_of_file(path) if accelerator.is_main_process else nullcontext(),
                 shown or nullcontext(lambda count: None) as advance,
                 with_cures(batch_size=batch_size or first.batch_size, training=False),
             ):
-                found = split_probabilities(
+                probabilities = split_probabilities(
                     accelerator,
                     predict,
                     shards,
@@ -105,13 +106,13 @@ def predict_runs(
                     advance=advance,
                 )
                 if accelerator.is_main_process:
-                    write_predictions(path, _table(shards, split, found, info), info)
+                    write_predictions(path, _table(shards, split, probabilities, info), info)
             written.append(path)
     return written
 
 
 def _check_data(trained: Trained, shards: ShardSet, *, own: bool) -> None:
-    """Refuse a run's own shard set that was altered since, and say where it is another one."""
+    """Refuse a run's own shard set that was altered since; note where it is another one."""
     if trained.state.manifest_sha256 == shards.manifest_sha256:
         return
     if own:
@@ -147,7 +148,7 @@ def _mean_of(predictors: list[Predict]) -> Predict:
 
 
 def _stress(name: str, models: list[Trained], shards: ShardSet) -> Alter:
-    """Return what makes images worse within the models' crop, so that no model sees less of it."""
+    """Return a function that degrades images within the models' crop, so that all of it is seen."""
     crops = {trained.config.crop for trained in models}
     if len(crops) > 1:
         raise ValueError(
@@ -163,12 +164,12 @@ def _stress(name: str, models: list[Trained], shards: ShardSet) -> Alter:
     return partial(stressed, name=name, crop=crops.pop(), seed=models[0].config.seed, em=em)
 
 
-def _table(shards: ShardSet, split: str, found: Floats, info: PredictionsInfo) -> pa.Table:
+def _table(shards: ShardSet, split: str, probabilities: Floats, info: PredictionsInfo) -> pa.Table:
     index = shards.index(split).table
     table = index.select([*IDENTITY_COLUMNS, "qc_flags"])
     table = table.append_column("split", pa.array([split] * len(table)))
     columns = probability_columns(info.class_names)
-    values = found[:, 1:] if len(columns) == 1 else found
+    values = probabilities[:, 1:] if len(columns) == 1 else probabilities
     for number, name in enumerate(columns):
         table = table.append_column(name, pa.array(values[:, number]))
     return table

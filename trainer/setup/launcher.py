@@ -35,12 +35,12 @@ def check_launcher(config: Config, system: System, environment: Mapping[str, str
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "--accumulate", str(config.accumulate)),
         ("ACCELERATE_DYNAMO_BACKEND", "--compile", compiled),
     ):
-        asked = environment.get(name, "").strip().lower()
+        requested = environment.get(name, "").strip().lower()
         default = "1" if option == "--accumulate" else "no"
-        if asked not in ("", default, own):
-            cure = option if option == "--compile" else f"{option} {asked}"
+        if requested not in ("", default, own):
+            cure = option if option == "--compile" else f"{option} {requested}"
             raise ValueError(
-                f"accelerate launch asks for {asked} ({name}, from its option or configuration "
+                f"accelerate launch asks for {requested} ({name}, from its option or configuration "
                 f"file), the run's own options for {own} ({option}); the run's decide: give "
                 f"{cure} in training, or take it from the launcher"
             )
