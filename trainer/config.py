@@ -13,7 +13,7 @@ from shards.contract.schema import View
 from shards.stream.order import OrderSpec
 
 Precision = Literal["no", "bf16", "fp16"]
-Layout = Literal["contiguous", "channels_last"]
+MemoryFormat = Literal["contiguous", "channels_last"]
 Monitor = Literal["balanced_accuracy", "loss"]
 NOT_NEGATIVE = (
     "weight_decay", "clip_norm", "seed", "mixup", "cutmix", "focal_gamma", "lr_batch", "patience",

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from shards.contract.documents import parse_json, parse_plain, read_bytes, write_document
 from shards.storage.atomic import atomic_write, fsync
-from trainer.config import Config, Layout
+from trainer.config import Config, MemoryFormat
 from trainer.models.classifier import Inputs
 from trainer.weights.tensor_files import Tensors, read_tensors
 
@@ -60,7 +60,7 @@ class State:
     manifest_sha256: str  # of the data that it was trained on
     inputs: Inputs
     progress: Progress
-    memory_format: Layout
+    memory_format: MemoryFormat
     world_size: int = 1
     average_steps: int = 0
     scaler: dict[str, int | float] | None = None  # of gradients in fp16

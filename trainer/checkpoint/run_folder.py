@@ -16,7 +16,7 @@ import torchvision
 from shards.contract.documents import read_bytes
 from shards.contract.schema import View
 from trainer.checkpoint.checkpoint import parse_record, tolerant
-from trainer.config import Config, Layout, Monitor, System
+from trainer.config import Config, MemoryFormat, Monitor, System
 from trainer.setup.preflight import cudnn_version
 
 Status = Literal["running", "stopped", "finished"]
@@ -55,7 +55,7 @@ class RunRecord:
     view: View
     num_parameters: int
     train_counts: dict[str, int]
-    memory_format: Layout
+    memory_format: MemoryFormat
     world_size: int
     device: str
     threads: int

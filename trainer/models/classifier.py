@@ -1,7 +1,7 @@
 """Every model by name, and the classifier that a run trains: preprocessing and model in one.
 
 The classifier takes the shards' own uint8 images, so that training, prediction and an exported
-model cannot differ in how they normalise or crop.
+model cannot differ in how they normalize or crop.
 """
 
 from collections.abc import Callable

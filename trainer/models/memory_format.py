@@ -1,7 +1,7 @@
-"""A model's memory: channels_last or contiguous, and computing activations again.
+"""A model's memory format, channels_last or contiguous, and recomputed activations.
 
 Which layout is faster depends on the model: layers without a channels_last kernel (some norms and
-poolings) make every neighbour convert, so neither is safe to assume; `trial` times both.
+poolings) make every neighboring layer convert back and forth, so `trial` times both.
 """
 
 from functools import partial
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.config import Layout
+from trainer.config import MemoryFormat
 
 
-def to_memory_format(model: nn.Module, name: Layout) -> nn.Module:
+def to_memory_format(model: nn.Module, name: MemoryFormat) -> nn.Module:
     """Lay out each convolution's weights.
 
     By module, because `model.to(memory_format=torch.channels_last_3d)` refuses a model that also

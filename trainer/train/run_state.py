@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from shards.stream.shardset import ShardSet
 from shards.stream.stream import Stream
 from trainer.checkpoint.checkpoint import Progress, checkpoint_folder
-from trainer.config import Config, Layout, System
+from trainer.config import Config, MemoryFormat, System
 from trainer.models.classifier import Classifier
 from trainer.train.losses import Loss
 
@@ -47,7 +47,7 @@ class Session:
     model: nn.Module  # the same, as Accelerate prepared it
     optimizer: AcceleratedOptimizer
     stream: Stream
-    memory_format: Layout
+    memory_format: MemoryFormat
     loss: Loss
     average: AveragedModel | None
     progress: Progress

@@ -13,7 +13,7 @@ from shards.stream.shardset import ShardSet
 from shards.stream.stream import Stream, require_agreement
 from trainer.checkpoint import checkpoint as checkpoints
 from trainer.checkpoint.checkpoint import Progress, State
-from trainer.config import Config, Layout
+from trainer.config import Config, MemoryFormat
 from trainer.models.classifier import (
     Classifier,
     build_classifier,
@@ -96,7 +96,7 @@ def _build_net(
     shards: ShardSet,
     saved: State | None,
     say: Callable[[str], None],
-) -> tuple[Classifier, Layout]:
+) -> tuple[Classifier, MemoryFormat]:
     """Return the net on its device, new or as `saved`, and its memory format."""
     config, inputs = job.config, inputs_of(shards.manifest)
     torch.manual_seed(config.seed)

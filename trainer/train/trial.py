@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from shards.stream.shardset import ShardSet, open_shards
-from trainer.config import Config, Layout, System
+from trainer.config import Config, MemoryFormat, System
 from trainer.models.classifier import build_classifier, center_crop, inputs_of, without_weights
 from trainer.models.memory_format import to_memory_format
 from trainer.setup.distributed import make_accelerator
@@ -46,13 +46,13 @@ def trial_step(config: Config, accelerator: Accelerator, shards: ShardSet, size:
 
 def choose_memory_format(
     model: nn.Module, step: Step, device: torch.device
-) -> tuple[Layout, dict[Layout, float]]:
+) -> tuple[MemoryFormat, dict[MemoryFormat, float]]:
     """Return the faster of the two layouts and the seconds per step of each.
 
     It works on copies, so the model's weights and statistics stay as they are.
     """
-    seconds: dict[Layout, float] = {}
-    for name in get_args(Layout):
+    seconds: dict[MemoryFormat, float] = {}
+    for name in get_args(MemoryFormat):
         copy = to_memory_format(deepcopy(model), name)
         seconds[name] = _seconds(step, copy, device)
     return min(seconds, key=lambda name: seconds[name]), seconds
