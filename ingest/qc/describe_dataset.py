@@ -1,11 +1,11 @@
 """A data set or a plan described in lines of text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ingest.dataset import Layout, read_finished, read_plan
 from ingest.plan.labels import ROWS
-from ingest.plan.plan_record import FunnelStep, Plan, Rules
+from ingest.plan.plan_record import Plan, Rules
 from shards.contract.documents import parse_plain
 from shards.contract.sample_store import read_dataset
 from shards.contract.schema import SPLITS, Dataset
@@ -25,10 +25,7 @@ def inspect_lines(root: Path) -> Iterator[str]:
         z, y, x = view.size_nm
         yield f"{name}: {dataset.num_samples} × {view.shape} {view.dtype}, {z:g}×{y:g}×{x:g} nm"
     rules = rules_of(dataset, root)
-    yield from funnel_lines(rules.funnel)
-    yield from note_lines(rules.notes)
-    yield from count_lines(dataset.counts, rules.neurons)
-    yield f"label tiers: {_pairs(rules.tiers)}"
+    yield from _label_lines(rules, dataset.counts)
     yield f"flagged: {_pairs(rules.qc_flags)}"
     reasons = read_finished(layout, "rejects.parquet", dataset).reason.value_counts()
     yield f"rejected {dataset.num_rejects}: {_pairs(dict(reasons))}"
@@ -43,10 +40,7 @@ def rules_of(dataset: Dataset, root: Path) -> Rules:
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
-    yield from funnel_lines(plan.funnel)
-    yield from note_lines(plan.notes)
-    yield from count_lines(plan.counts, plan.neurons)
-    yield f"label tiers: {_pairs(plan.tiers)}"
+    yield from _label_lines(plan, plan.counts)
     predicted = plan.prediction
     readings = [(f"mip {mip}", reading) for mip, reading in predicted.by_mip.items()]
     readings += [(f"masks of mip {mip}", reading) for mip, reading in predicted.masks.items()]
@@ -64,18 +58,16 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def note_lines(notes: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is worth knowing of samples that were kept."""
-    for what, count in notes.items():
-        yield f"note: {count} {what}"
-
-
-def funnel_lines(funnel: Iterable[FunnelStep]) -> Iterator[str]:
-    """Yield how many rows each step dropped and left; steps that dropped none are left out."""
+def _label_lines(record: Plan | Rules, counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Yield the labelling: rows that each step dropped and left, notes, samples by split, tiers."""
     yield f"{'dropped':>12}{'left':>12}"
-    for step in funnel:
+    for step in record.funnel:
         if step.dropped or step.step == ROWS:
             yield f"{step.dropped or '':>12}{step.kept:>12}  {step.step}"
+    for note, count in record.notes.items():
+        yield f"note: {count} {note}"
+    yield from count_lines(counts, record.neurons)
+    yield f"label tiers: {_pairs(record.tiers)}"
 
 
 def count_lines(
