@@ -17,12 +17,12 @@ from ingest.dataset import (
     write_table,
 )
 from ingest.job.job_config import JobConfig
+from ingest.plan.coordinates import check_positions, check_voxel_size
 from ingest.plan.labels import Funnel, labeller, of_few, shown_counts, tier_counts
 from ingest.plan.plan_record import Plan, Prediction, Source, source_of
 from ingest.plan.read_cost import predict, predict_files
 from ingest.plan.select import choose
 from ingest.plan.splits import check_no_class_empty, counts_by_split, neurons_by_split
-from ingest.run.self_test import check_positions, check_voxel_size
 from ingest.tables.remote_tables import check_table, is_remote, remote_identity
 from ingest.tables.synapse_tables import num_rows, synapse_batches
 from ingest.volume.files.image_files import with_images
