@@ -23,13 +23,9 @@ def regraded(x: Tensor, augment: Augment, draw: Draw) -> Tensor:
     if augment.section_brightness or augment.section_contrast:
         sections = x.shape[2]
         spread = 2.0 * draw("section gray", 2 * sections) - 1.0
-        contrast, brightness = (
-            torch.from_numpy(part.astype(np.float32)).to(x.device).view(-1, 1, sections, 1, 1)
-            for part in (
-                1.0 + augment.section_contrast * spread[:, :sections],
-                1.0 + augment.section_brightness * spread[:, sections:],
-            )
-        )
+        most = np.repeat((augment.section_contrast, augment.section_brightness), sections)
+        factors = torch.from_numpy((1.0 + most * spread).astype(np.float32)).to(x.device)
+        contrast, brightness = factors.view(-1, 2, 1, sections, 1, 1).unbind(1)
         x = _scaled(x, contrast, brightness, first=3)
     if augment.gamma:
         power = (1.0 + augment.gamma) ** (2.0 * draw("gamma", 1)[:, 0] - 1.0)

@@ -1,8 +1,10 @@
 """Test-time augmentation: the mean probability over an image's symmetries."""
 
 from collections.abc import Callable
-from itertools import product
+from functools import partial
+from itertools import compress, product
 
+import torch
 from torch import Tensor
 
 from trainer.models.classifier import center_crop
@@ -21,13 +23,13 @@ def symmetries(view: str, *, in_plane: bool = False) -> list[Transform]:
     if view == "patch" or in_plane:
         return [_turn(quarters, mirror) for mirror in (False, True) for quarters in range(4)]
     return [
-        _mirror(tuple(-axis for axis, on in enumerate(flags, start=1) if on))
-        for flags in product((False, True), repeat=3)
+        partial(torch.flip, dims=tuple(compress((-1, -2, -3), chosen)))
+        for chosen in product((False, True), repeat=3)
     ]
 
 
 def averaged(predict: Predict, transforms: list[Transform], crop: tuple[int, ...]) -> Predict:
-    """Return a function to the mean of `predict` over the transforms of the cropped images.
+    """Return a function that averages `predict` over the transforms of the cropped images.
 
     Cropped first: about an odd border, cropping and mirroring do not commute.
     """
@@ -47,7 +49,3 @@ def _turn(quarters: int, mirror: bool) -> Transform:
         return (x.flip(-1) if mirror else x).rot90(quarters, (-2, -1))
 
     return transform
-
-
-def _mirror(axes: tuple[int, ...]) -> Transform:
-    return lambda x: x.flip(axes) if axes else x
