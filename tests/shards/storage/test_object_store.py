@@ -180,7 +180,7 @@ def test_an_endpoint_that_goes_in_mid_epoch_is_named_in_time(
         start = time.monotonic()
         with pytest.raises(ValueError, match=r"train-\d+.tar: no answer within 1 s"):
             deque(stream, maxlen=0)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
 
 
 def _read_for_ever(url: str, cache: CacheSpec) -> None:

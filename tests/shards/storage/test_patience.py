@@ -55,7 +55,7 @@ def test_what_cannot_heal_fails_at_once(packed: Packed, kind: str, name: str) ->
         open_shards(url) as shards,
     ):
         shards.read_images("train", [0])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("kind", PASSING)
@@ -80,7 +80,7 @@ def test_ingest_says_the_same(packed: Packed, kind: str) -> None:
         cause = UNHEALED["no ranges" if kind == "no length" else kind] if kind in UNHEALED else ""
         with pytest.raises(ValueError, match=cause or PASSING[kind]):
             fetcher.range("manifest.json", 0, 4)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def no_host() -> str:
@@ -105,7 +105,7 @@ def test_tls_where_there_is_none_is_said(packed: Packed) -> None:
         pytest.raises(ValueError, match="the server does not speak TLS there; use http://"),
     ):
         open_shards(url.replace("http:", "https:"))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_an_interrupt_ends_a_wait(packed: Packed) -> None:
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            open_shards(url, None, Patience(read_timeout_s=3.0))
-        assert time.monotonic() - started < 1.3
+            open_shards(url, None, Patience(read_timeout_s=5.0))
+        assert time.monotonic() - started < 4
         for thread in threading.enumerate():
             if thread.name == "shards-request":
                 thread.join()
