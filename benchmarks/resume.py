@@ -30,7 +30,7 @@ from shards.contract.schema import (
     ShardInfo,
     SplitInfo,
 )
-from shards.pack.assign import class_counts
+from shards.pack.make_manifest import class_counts
 from shards.stream.order import Position
 from shards.stream.shardset import open_shards
 from shards.stream.stream import Stream

@@ -42,8 +42,7 @@ def pack_command(
     scheduler: Literal["threads", "processes"] = "threads",
     unlabelled: Literal["leave-out", "keep"] = "leave-out",
     exclude_flags: tuple[str, ...] = (),
-    fold: int | None = None,
-    num_folds: int | None = None,
+    folds: int | None = None,
 ) -> None:
     """Write a sample store as shuffled WebDataset shards with index and manifest.
 
@@ -61,50 +60,55 @@ def pack_command(
         scheduler: Dask's: threads or processes
         unlabelled: leave samples without a label out, or keep them in the split they have
         exclude_flags: leave samples with these QC flags out
-        fold: split anew by neuron, as this fold (0 to K - 1) of a cross-validation
-        num_folds: K: one fold is tested on, the next validated on, the others trained on
+        folds: split anew by neuron, for a cross-validation of so many folds over the same tars:
+            fold I tests on part I, validates on the next part, trains on the others
     """
     options = PackOptions(
         samples_per_shard=samples_per_shard,
         seed=seed,
         unlabelled=unlabelled,
         exclude_flags=exclude_flags,
-        fold=fold,
-        num_folds=num_folds,
+        folds=folds,
     )
     pack(dataset, view, out, options, workers=workers, scheduler=scheduler)
-    with open_shards(out) as shards:
+    with open_shards(out, fold=None if folds is None else 0) as shards:
         print(describe(shards))
 
 
-def inspect_command(url: Positional[Out], *, sheet: Path | None = None, seed: int = 42) -> None:
+def inspect_command(
+    url: Positional[Out], *, fold: int | None = None, sheet: Path | None = None, seed: int = 42
+) -> None:
     """Say what a shard set holds; with --sheet, show examples of every split and class as a PNG.
 
     Example: python -m shards inspect runs/demo/shards/cube --sheet cubes.png
 
     Args:
         url: of the shard set
+        fold: of a cross-validation
         sheet: where to write the contact sheet
         seed: of the choice of examples
     """
-    with open_shards(url) as shards:
+    with open_shards(url, fold=fold) as shards:
         print(describe(shards))
         if sheet is not None:
             examples_sheet(shards, sheet, seed=seed)
             print(f"examples in {sheet}")
 
 
-def verify_command(url: Positional[Out], *, fast: bool = False, workers: int = 2) -> None:
+def verify_command(
+    url: Positional[Out], *, fold: int | None = None, fast: bool = False, workers: int = 2
+) -> None:
     """Check every hash, member, label and place of a shard set; name each fault; fail on any.
 
     Example: python -m shards verify runs/demo/shards/cube
 
     Args:
         url: of the shard set
+        fold: of a cross-validation
         fast: sizes and indices only, without reading the tars
         workers: shards read at a time
     """
-    faults = verify(url, fast=fast, workers=workers)
+    faults = verify(url, fold=fold, fast=fast, workers=workers)
     for fault in faults:
         print(fault)
     if faults:
@@ -112,7 +116,13 @@ def verify_command(url: Positional[Out], *, fast: bool = False, workers: int = 2
     print(f"{url}: no faults")
 
 
-def copy_command(source: Positional[Out], target: Positional[Out], *, workers: int = 4) -> None:
+def copy_command(
+    source: Positional[Out],
+    target: Positional[Out],
+    *,
+    fold: int | None = None,
+    workers: int = 4,
+) -> None:
     """Copy a shard set to another URL, checked by hash; what is there already is kept.
 
     Example: python -m shards copy runs/demo/shards/cube s3://bucket/cube
@@ -120,9 +130,10 @@ def copy_command(source: Positional[Out], target: Positional[Out], *, workers: i
     Args:
         source: URL to copy from
         target: URL to copy to: a path, s3:// or gs://
+        fold: of a cross-validation; tars that are there already are kept
         workers: files copied at a time
     """
-    copy(source, target, workers=workers)
+    copy(source, target, fold=fold, workers=workers)
     print(f"{target}: complete")
 
 
@@ -136,7 +147,8 @@ def serve_command(folder: Positional[Path], *, port: int = 8000, host: str = "12
         port: to listen on; 0 takes a free one
         host: address to listen on
     """
-    open_shards(str(folder)).close()
+    if not any(folder.glob("manifest*.json")):
+        open_shards(str(folder)).close()
     with serving(folder, host=host, port=port) as url:
         print(f"serving {folder} at {url} until interrupted", flush=True)
         threading.Event().wait()
@@ -183,6 +195,7 @@ def bench_command(
     window_shards: int | None = None,
     around: int | None = None,
     step_ms: float | None = None,
+    fold: int | None = None,
 ) -> None:
     """Measure how fast this machine reads a shard set, and the headroom for a given step time.
 
@@ -197,6 +210,7 @@ def bench_command(
         window_shards: shuffle within windows of so many shards instead of the whole split
         around: read the middle section of cubes and so many on either side instead of all
         step_ms: time of a training step, to compare with
+        fold: of a cross-validation
     """
     spec = BenchSpec(
         split=split,
@@ -206,7 +220,7 @@ def bench_command(
         order=OrderSpec(window_shards=window_shards),
         sections=None if around is None else Sections(around=around),
     )
-    print("\n".join(bench(url, spec, step_ms)))
+    print("\n".join(bench(url, spec, step_ms, fold=fold)))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ingest.volume.geometry import Floats, Ints
 from shards.contract.schema import SPLIT_NAMES, SPLITS
-from shards.pack.assign import class_counts
+from shards.pack.make_manifest import class_counts
 
 Splits = npt.NDArray[np.int8]
 Mask = npt.NDArray[np.bool_]

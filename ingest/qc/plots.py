@@ -17,7 +17,7 @@ from ingest.qc.sample_sheets import COLUMNS, ROWS, sheet_of_some, sheet_of_worst
 from shards.contract.documents import parse_plain
 from shards.contract.sample_store import ARRAYS
 from shards.contract.schema import SPLITS, UNLABELLED, Dataset
-from shards.pack.assign import UNLABELLED_NAME
+from shards.pack.make_manifest import UNLABELLED_NAME
 from shards.storage.atomic import atomic_write
 
 MOST_POINTS = 20_000

@@ -36,7 +36,7 @@ from shards.contract.schema import (
     SPLITS,
     Dataset,
 )
-from shards.pack.assign import class_counts
+from shards.pack.make_manifest import class_counts
 from shards.storage.locks import sole_writer
 
 

@@ -98,16 +98,18 @@ def order_quality(samples: Samples, order: np.ndarray, batch_size: int) -> dict[
     }
 
 
-def bench(url: str, spec: BenchSpec, step_ms: float | None) -> list[str]:
+def bench(
+    url: str, spec: BenchSpec, step_ms: float | None, *, fold: int | None = None
+) -> list[str]:
     """Return lines: this machine's ceiling, the reader's rates, headroom, the order's quality."""
     if step_ms is not None:
         _require_above_zero("step time in ms", step_ms)
-    with open_shards(url) as shards:
+    with open_shards(url, fold=fold) as shards:
         raw = raw_rate(shards, spec.split, spec.seconds)
         lines = [f"raw sequential warm read  {raw / 1e9:8.2f} GB/s"]
-    with open_shards(url) as shards:
+    with open_shards(url, fold=fold) as shards:
         lines.append(f"time to the first batch   {first_batch_seconds(shards, spec):8.2f} s")
-    with open_shards(url) as shards, _stream(shards, spec) as stream:
+    with open_shards(url, fold=fold) as shards, _stream(shards, spec) as stream:
         for title in ("first epoch, checksums", "second epoch"):
             rate = stream_rate(stream, spec.seconds)
             lines.append(

@@ -38,6 +38,8 @@ def examples_sheet(
 def _head(shards: ShardSet) -> Iterator[str]:
     manifest, image = shards.manifest, shards.manifest.image
     yield f"{shards.url}: {image.view} images {image.shape} ({', '.join(image.axes)}) {image.dtype}"
+    if manifest.pack.fold is not None:
+        yield f"fold {manifest.pack.fold} of {manifest.pack.num_folds}, numbered from 0"
     yield f"voxels {image.voxels}; channels {', '.join(image.channels)}"
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (manifest.mean, manifest.std))
     yield f"mean {mean}; standard deviation {std}"

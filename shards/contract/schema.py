@@ -11,6 +11,11 @@ Shard set (a URL, written by `shards pack`), for the splits train, val and test:
     <split>-000000.tar              plain WebDataset: KEY.image.npy, KEY.cls, KEY.json
     <split>-000000.index.parquet    a row a sample, in the columns of `INDEX_COLUMNS`
     manifest.json                   a `Manifest`; written last
+
+The folds of a cross-validation are K sets over the same tars in one folder:
+    fold<j>-000000.tar                     the samples that fold j tests
+    fold<j>-000000.fold<i>.index.parquet   of fold i; less training images that overlap others
+    manifest.fold<i>.json                  a `Manifest`
 """
 
 import math
@@ -41,6 +46,7 @@ UNLABELLED = -1
 MANIFEST, TAR, INDEX = "manifest.json", ".tar", ".index.parquet"
 SHA256 = re.compile("[0-9a-f]{64}")
 MAX_NAME_BYTES = 200  # leaves room for a temporary file's name
+MANIFESTS = re.compile(r"manifest(\.fold\d+)?\.json")
 MIN_SAMPLE_BYTES = 1024  # a tar's header and a block of content
 
 # Who a sample is. `neuron_id` is the presynaptic unit that splits and bootstraps go by: the
@@ -273,6 +279,16 @@ class Manifest:
     def file_names(self) -> list[str]:
         """Return the names of all tars and indices."""
         return [name for shard in self.shards() for name in (shard.name, shard.index_name)]
+
+
+def manifest_name(fold: int | None) -> str:
+    """Return the file name of a set's manifest, or of a fold's."""
+    return MANIFEST if fold is None else f"manifest.fold{fold}.json"
+
+
+def index_name(stem: str, fold: int | None) -> str:
+    """Return the file name of a tar's index, or of its index in a fold."""
+    return f"{stem}{INDEX}" if fold is None else f"{stem}.fold{fold}{INDEX}"
 
 
 def check_file_name(name: str, suffix: str) -> None:

@@ -5,33 +5,53 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from shards.contract.schema import SPLITS, UNLABELLED, ImageSpec
+from shards.contract.schema import SPLITS, TAR, UNLABELLED, ImageSpec, index_name
+from shards.pack.make_manifest import UNLABELLED_NAME
 from shards.stream.order import shuffled
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
-UNLABELLED_NAME = "unlabelled"
 SHARD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPlan:
-    """One shard to write: its samples, in order, in the columns of `SAMPLE_COLUMNS`.
+class Division:
+    """The splits of one manifest: of all samples the split (n,), and those that it lists (n,)."""
 
-    `identity` hashes all that decides the shard's bytes, so that a finished shard of the same
-    plan is told from one of another.
+    fold: int | None
+    splits: np.ndarray
+    listed: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexPlan:
+    """An index of a tar: its split, and which of the tar's samples (n,) it lists.
+
+    `identity` hashes all that decides the bytes of tar and index, so that a finished shard of the
+    same plan is told from one of another.
     """
 
     split: str
     name: str
-    index_name: str
-    samples: pa.Table
+    listed: np.ndarray
     identity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """A tar to write: its samples in order, in the columns of `SAMPLE_COLUMNS`, and its indices.
+
+    There is one index, or one for each fold of a cross-validation.
+    """
+
+    name: str
+    samples: pa.Table
+    indices: tuple[IndexPlan, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +62,21 @@ class PackOptions:
     seed: of the shuffle.
     unlabelled: `leave-out` or `keep` samples without a label, in the split they have.
     exclude_flags: samples with one of these QC flags are left out.
-    num_folds, fold: split anew, as this fold of a cross-validation by neuron (`shards.pack.folds`).
+    folds: split anew by neuron, for a cross-validation of so many folds (`shards.pack.folds`).
     """
 
     samples_per_shard: int | None = None
     seed: int = 42
     unlabelled: str = "leave-out"
     exclude_flags: tuple[str, ...] = ()
-    num_folds: int | None = None
-    fold: int | None = None
+    folds: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.num_folds is None) != (self.fold is None):
-            raise ValueError("fold and num_folds go together: give both or none")
-        if self.num_folds is not None and self.num_folds < len(SPLITS):
+        if self.folds is not None and self.folds < len(SPLITS):
             raise ValueError(
-                f"num_folds must be {len(SPLITS)} or more, got {self.num_folds}: one fold to test, "
-                "one to validate, the others to train on"
+                f"folds must be {len(SPLITS)} or more, got {self.folds}: one to test, one to "
+                "validate, the others to train on"
             )
-        if self.num_folds is not None and not 0 <= (self.fold or 0) < self.num_folds:
-            raise ValueError(f"fold must be from 0 to {self.num_folds - 1}, got {self.fold}")
         if self.samples_per_shard is not None and self.samples_per_shard < 1:
             raise ValueError(f"a shard needs at least 1 sample, got {self.samples_per_shard}")
         if self.unlabelled not in ("leave-out", "keep"):
@@ -93,39 +108,34 @@ def samples_per_shard(options: PackOptions, image: ImageSpec) -> int:
 
 
 def plan_shards(
-    samples: pa.Table, *, per_shard: int, seed: int, content_identity: str
+    samples: pa.Table,
+    divisions: Sequence[Division],
+    *,
+    per_shard: int,
+    seed: int,
+    content_identity: str,
 ) -> list[ShardPlan]:
-    """Shuffle all samples of each split over its shards.
+    """Shuffle all samples of each part over its tars; `samples["split"]` names the parts.
 
-    A split's shards differ by at most one sample, in all and in each class. `content_identity`
-    names what the images are (the sample store and the view).
+    A part's tars differ by at most one sample, in all and in each class. Every division gives
+    whole parts to splits. `content_identity` names what the images are (sample store and view).
     """
     _check(samples)
+    part_of = samples["split"].to_numpy(zero_copy_only=False)
+    parts = SPLITS if divisions[0].fold is None else [f"fold{d.fold}" for d in divisions]
     plans = []
-    for number, split in enumerate(SPLITS):
-        part = samples.filter(pc.equal(samples["split"], split))
-        hands = _deal(part["label"].to_numpy(), per_shard, [seed, number])
-        for index, rows in enumerate(hands):
-            plans.append(_plan(split, index, part.take(pa.array(rows)), content_identity))
+    for number, part in enumerate(parts):
+        members = np.flatnonzero(part_of == part)
+        labels = samples["label"].to_numpy()[members]
+        for index, hand in enumerate(_deal(labels, per_shard, [seed, number])):
+            stem = f"{part}-{index:06d}"
+            plans.append(_plan(stem, samples, members[hand], divisions, content_identity))
     if not plans:
         raise ValueError(
             "no sample is left to pack: every one is unlabelled, flagged or without a split; "
             "see `python -m ingest inspect DATASET`; --unlabelled keep packs those without a label"
         )
     return plans
-
-
-def class_counts(labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, int]:
-    """Return how many samples each class has, and the unlabelled if there are any."""
-    counts = {name: int(np.sum(labels == label)) for label, name in enumerate(class_names)}
-    if unlabelled := int(np.sum(labels == UNLABELLED)):
-        counts[UNLABELLED_NAME] = unlabelled
-    if sum(counts.values()) != len(labels):
-        raise ValueError(
-            f"labels {sorted(set(labels.tolist()))} do not fit the classes "
-            f"{', '.join(class_names)}; run the ingest's plan again"
-        )
-    return counts
 
 
 def _deal(labels: np.ndarray, per_shard: int, seed: list[int]) -> list[np.ndarray]:
@@ -137,19 +147,32 @@ def _deal(labels: np.ndarray, per_shard: int, seed: list[int]) -> list[np.ndarra
     return [shuffled(hand, [*seed, 1, shard]) for shard, hand in enumerate(hands)]
 
 
-def _plan(split: str, number: int, samples: pa.Table, content_identity: str) -> ShardPlan:
-    samples = samples.combine_chunks()
+def _plan(
+    stem: str,
+    samples: pa.Table,
+    rows: np.ndarray,
+    divisions: Sequence[Division],
+    content_identity: str,
+) -> ShardPlan:
+    samples = samples.take(pa.array(rows)).combine_chunks()
     hashed = hashlib.sha256(content_identity.encode())
     for name in samples.column_names:
         hashed.update(json.dumps([name, samples[name].to_pylist()]).encode())
-    stem = f"{split}-{number:06d}"
-    return ShardPlan(
-        split=split,
-        name=f"{stem}.tar",
-        index_name=f"{stem}.index.parquet",
-        samples=samples,
-        identity=hashed.hexdigest(),
-    )
+    indices = []
+    for division in divisions:
+        listed, of_index = division.listed[rows], hashed.copy()
+        if division.fold is not None:
+            fold = [division.fold, len(divisions), listed.tolist()]
+            of_index.update(json.dumps(fold).encode())
+        indices.append(
+            IndexPlan(
+                split=str(division.splits[rows[0]]),
+                name=index_name(stem, division.fold),
+                listed=listed,
+                identity=of_index.hexdigest(),
+            )
+        )
+    return ShardPlan(name=f"{stem}{TAR}", samples=samples, indices=tuple(indices))
 
 
 def _check(samples: pa.Table) -> None:

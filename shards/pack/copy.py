@@ -3,33 +3,38 @@
 from collections.abc import Iterator
 
 from shards.cli.progress import progress
-from shards.contract.schema import MANIFEST, Manifest, parse_manifest
+from shards.contract.schema import Manifest, parse_manifest
 from shards.storage.local import Storage, hash_of, open_storage, sole_writer_to
+from shards.stream.shardset import read_manifest
 from shards.workers.threads import Pool, result_of
 
 
-def copy(source: str, target: str, *, workers: int = 4) -> Manifest:
+def copy(source: str, target: str, *, fold: int | None = None, workers: int = 4) -> Manifest:
     """Copy every file that the source's manifest names; the target is complete when it returns.
 
     Files that are already there whole (by hash here, by size on an object store) are kept. A
     source file whose hash is not the manifest's is an error, and nothing of it appears. Files of
-    another set are never replaced.
+    another set are never replaced. Of a cross-validation `fold` is copied, all of its tars.
     """
     if workers < 1:
         raise ValueError(f"copy needs 1 or more workers, got {workers}")
     reading, writing = open_storage(source), open_storage(target)
-    data = reading.read(MANIFEST)
-    manifest = parse_manifest(data, where=f"{reading.url}/{MANIFEST}")
+    name, data = read_manifest(reading, fold)
+    manifest = parse_manifest(data, where=f"{reading.url}/{name}")
     with sole_writer_to(writing):
-        _copy_files(reading, writing, manifest, data, workers)
+        _copy_files(reading, writing, list(_files(manifest)), (name, data), workers)
     return manifest
 
 
 def _copy_files(
-    reading: Storage, writing: Storage, manifest: Manifest, data: bytes, workers: int
+    reading: Storage,
+    writing: Storage,
+    files: list[tuple[str, str]],
+    manifest: tuple[str, bytes],
+    workers: int,
 ) -> None:
-    there, files = set(writing.names()), list(_files(manifest))
-    if MANIFEST in there and writing.read(MANIFEST) != data:
+    there, (manifest_name, data) = set(writing.names()), manifest
+    if manifest_name in there and writing.read(manifest_name) != data:
         raise ValueError(
             f"{writing.url} holds another shard set; give another URL, or empty this one"
         )
@@ -38,7 +43,7 @@ def _copy_files(
             here = [file for file in files if file[0] in there]
             same = pool.map(lambda file: _is_same(reading, writing, *file), here)
             whole = {file for file, is_same in zip(here, same, strict=True) if is_same}
-            if MANIFEST not in there and len(whole) < len(here):
+            if manifest_name not in there and len(whole) < len(here):
                 name = next(name for name, sha256 in here if (name, sha256) not in whole)
                 raise ValueError(
                     f"{writing.url}/{name} is a file of another set; give another URL, or remove it"
@@ -48,7 +53,7 @@ def _copy_files(
             for job in [pool.submit(_copy_file, reading, writing, *file) for file in missing]:
                 result_of(job)
                 advance(1)
-        with writing.create(MANIFEST) as out:
+        with writing.create(manifest_name) as out:
             out.write(data)
     finally:
         reading.close()  # no request is tried again

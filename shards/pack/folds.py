@@ -2,7 +2,9 @@
 
 The neurons of each class are dealt to k folds. For fold i the neurons of fold i are test, those of
 fold i + 1 (after the last the first) validation, all others train: over the k folds each neuron is
-tested on once. A training image that shares a voxel with a held-out one is left out.
+tested on once. A training image that shares a voxel with a held-out one is left out of fold i.
+
+Each fold's images are in tars of their own, and every fold i has a manifest and indices over all.
 """
 
 import numpy as np
@@ -11,38 +13,39 @@ import pyarrow as pa
 
 from shards.contract.overlap import overlaps, voxels_of
 from shards.contract.schema import SPLITS, UNLABELLED, Dataset, size_zyx
-from shards.pack.assign import PackOptions
+from shards.pack.assign import Division
 
 Ints = npt.NDArray[np.int64]
 OVERLAP = "image overlaps a val or test image"
 
 
-def split_by_fold(
-    samples: pa.Table, options: PackOptions, dataset: Dataset
-) -> tuple[pa.Table, int]:
-    """Return the samples with the splits of `options.fold`, and how many the overlap left out."""
-    assert options.num_folds is not None
-    assert options.fold is not None
+def divide_in_folds(
+    samples: pa.Table, num_folds: int, seed: int, dataset: Dataset
+) -> tuple[pa.Table, list[Division]]:
+    """Return the samples with their fold (`fold0`, …) as split, and the division of each fold."""
     planned = dataset.config.get("splits")
     if isinstance(planned, dict) and planned.get("disjoint_post"):
         raise ValueError(
             "folds are by presynaptic neuron, and this data set's splits are disjoint in "
-            "postsynaptic neurons too (splits.disjoint_post): pack it without --fold"
+            "postsynaptic neurons too (splits.disjoint_post): pack it without --folds"
         )
     labels, neurons = samples["label"].to_numpy(), samples["neuron_id"].to_numpy()
     if unknown := int((neurons == 0).sum()):
         raise ValueError(
             f"folds are by neuron, and of {unknown} of {len(neurons)} samples it is unknown: pack "
-            "without --fold"
+            "without --folds"
         )
-    folds = fold_of(neurons, labels, options.num_folds, options.seed)
-    turn = (folds - options.fold) % options.num_folds
-    splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
-    _require_classes(splits, labels, dataset.class_names)
-    leaks = _leaks(samples, splits == "train", dataset)
+    dealt = fold_of(neurons, labels, num_folds, seed)
+    divisions = []
+    for fold in range(num_folds):
+        turn = (dealt - fold) % num_folds
+        splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
+        _require_classes(fold, splits, labels, dataset.class_names)
+        listed = ~_leaks(samples, splits == "train", dataset)
+        divisions.append(Division(fold=fold, splits=splits, listed=listed))
     column = samples.schema.get_field_index("split")
-    samples = samples.set_column(column, "split", pa.array(splits, pa.string()))
-    return samples.filter(pa.array(~leaks)), int(leaks.sum())
+    parts = pa.array([f"fold{fold}" for fold in dealt], pa.string())
+    return samples.set_column(column, "split", parts), divisions
 
 
 def fold_of(neuron_ids: Ints, labels: npt.NDArray[np.int16], num_folds: int, seed: int) -> Ints:
@@ -65,12 +68,14 @@ def fold_of(neuron_ids: Ints, labels: npt.NDArray[np.int16], num_folds: int, see
     return dealt[neuron]
 
 
-def _require_classes(splits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+def _require_classes(
+    fold: int, splits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> None:
     for split in SPLITS:
         if missing := set(labels) - {UNLABELLED} - set(labels[splits == split]):
             raise ValueError(
-                f"this fold's split {split} has no sample of class {class_names[min(missing)]}: it "
-                "has too few neurons; give a smaller --num-folds"
+                f"the split {split} of fold {fold} has no sample of class "
+                f"{class_names[min(missing)]}, which has too few neurons; give fewer --folds"
             )
 
 

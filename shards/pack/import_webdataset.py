@@ -5,14 +5,11 @@ format, which are decoded each time; all of one shape. `shards.pack.foreign_samp
 sample is and where its label comes from.
 """
 
-import hashlib
 import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +23,18 @@ from shards.contract.schema import (
     INDEX,
     INDEX_COLUMNS,
     MANIFEST,
-    SCHEMA_VERSION,
     SPLIT_NAMES,
     SPLITS,
     TAR,
     ImageSpec,
     Manifest,
     PackNotes,
-    ShardInfo,
-    SplitInfo,
     check_file_name,
     parse_manifest,
 )
 from shards.images.limits import max_image_bytes
-from shards.pack.assign import class_counts
 from shards.pack.foreign_samples import MOST_COLORS, Seen, row_of, samples_of
+from shards.pack.make_manifest import FinishedShard, make_manifest
 from shards.pack.statistics import Moments, moments_of
 from shards.pack.tar_reader import read_tar
 from shards.storage.local import HashedFile, Storage, open_storage, sole_writer_to
@@ -257,54 +251,33 @@ def _split_of(name: str) -> str:
 
 def _manifest(scans: Sequence[Scan], files: dict[str, bytes], spec: ForeignSpec) -> Manifest:
     highest = max(int(found.labels.max()) for found in scans)
-    names = spec.class_names or tuple(f"class {label}" for label in range(highest + 1))
-    splits = {split: [found for found in scans if found.split == split] for split in SPLITS}
-    total = reduce(add, [found.moments for found in splits["train"] or scans if found.moments])
     shape = scans[0].shape
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        class_names=names,
-        image=ImageSpec(
+    return make_manifest(
+        [_finished(found, files) for found in scans],
+        spec.class_names or tuple(f"class {label}" for label in range(highest + 1)),
+        ImageSpec(
             shape=shape,
             dtype="uint8",
             channels=tuple(f"channel {i}" for i in range(shape[0])),
             voxel_size_nm=spec.voxel_size_nm,
         ),
-        splits={split: _split_info(part, files, names) for split, part in splits.items() if part},
-        mean=total.mean,
-        std=total.std,
-        pack=PackNotes(
-            indexed=True,
-            encoded=scans[0].encoded,
-            mean_and_std_of="train" if splits["train"] else "all",
-        ),
-        dataset={},
+        PackNotes(indexed=True, encoded=scans[0].encoded),
+        {},
     )
 
 
-def _split_info(
-    scans: Sequence[Scan], files: dict[str, bytes], class_names: tuple[str, ...]
-) -> SplitInfo:
-    labels = np.concatenate([found.labels for found in scans])
-    neurons = {row["neuron_id"] for found in scans for row in found.rows} - {0}
-    return SplitInfo(
-        num_samples=len(labels),
-        num_neurons=len(neurons),
-        class_counts=class_counts(labels, class_names),
-        shards=tuple(_shard_info(found, files, class_names) for found in scans),
-    )
-
-
-def _shard_info(found: Scan, files: dict[str, bytes], class_names: tuple[str, ...]) -> ShardInfo:
-    name = _index_name(found)
-    return ShardInfo(
+def _finished(found: Scan, files: dict[str, bytes]) -> FinishedShard:
+    assert found.moments is not None
+    return FinishedShard(
+        split=found.split,
         name=found.name,
-        bytes=found.bytes,
+        num_bytes=found.bytes,
         sha256=found.sha256,
-        index_name=name,
-        index_sha256=hashlib.sha256(files[name]).hexdigest(),
-        num_samples=len(found.rows),
-        class_counts=class_counts(found.labels, class_names),
+        index_name=_index_name(found),
+        index=files[_index_name(found)],
+        labels=found.labels,
+        neuron_ids=np.array([row["neuron_id"] for row in found.rows], np.int64),
+        moments=found.moments,
     )
 
 

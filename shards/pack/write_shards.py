@@ -1,12 +1,10 @@
 """From the sample store to shards: zarr in, tar and index out, one Dask task a shard."""
 
-import hashlib
 import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -24,22 +22,22 @@ from shards.contract.schema import (
     IDENTITY_COLUMNS,
     INDEX,
     INDEX_COLUMNS,
-    MANIFEST,
+    MANIFESTS,
     SCHEMA_VERSION,
     Manifest,
     PackNotes,
-    ShardInfo,
-    SplitInfo,
+    manifest_name,
 )
 from shards.pack.assign import (
+    Division,
     PackOptions,
     ShardPlan,
     choose_samples,
-    class_counts,
     plan_shards,
     samples_per_shard,
 )
-from shards.pack.folds import OVERLAP, split_by_fold
+from shards.pack.folds import OVERLAP, divide_in_folds
+from shards.pack.make_manifest import FinishedShard, make_manifest
 from shards.pack.statistics import Moments, moments_of
 from shards.pack.tar import TarWriter, npy_header
 from shards.storage.local import Storage, hash_of, open_storage, sole_writer_to
@@ -48,14 +46,6 @@ from shards.workers.tasks import Scheduler, run_tasks
 NOT_CONTENT = ("files",)
 READ_BYTES = 32 << 20  # of images a task holds at a time
 MAX_ROWS = 10**7  # of another packing's index
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedShard:
-    """A finished shard, and the moments of its voxels."""
-
-    info: ShardInfo
-    moments: Moments
 
 
 def pack(
@@ -67,7 +57,7 @@ def pack(
     workers: int = 2,
     scheduler: Scheduler = "threads",
 ) -> Manifest:
-    """Write the samples of a store as a shard set at `url`.
+    """Write the samples of a store as a shard set at `url`; of several folds return the first's.
 
     The same store and options give the same bytes, whatever the workers, the scheduler and the
     interruptions. Finished shards of an interrupted run are verified (by hash here, by size on an
@@ -78,47 +68,74 @@ def pack(
         store = open_store(dataset_dir)
         store.array(view)
         samples, left_out = choose_samples(store.samples, options)
-        if options.fold is not None:
-            samples, left_out[OVERLAP] = split_by_fold(samples, options, store.dataset)
+        if options.folds is None:
+            splits = samples["split"].to_numpy(zero_copy_only=False)
+            divisions = [Division(fold=None, splits=splits, listed=np.ones(len(samples), bool))]
+        else:
+            samples, divisions = divide_in_folds(
+                samples, options.folds, options.seed, store.dataset
+            )
         per_shard = samples_per_shard(options, store.dataset.views[view])
-        identity = _content_identity(store, view)
         plans = plan_shards(
-            samples, per_shard=per_shard, seed=options.seed, content_identity=identity
+            samples,
+            divisions,
+            per_shard=per_shard,
+            seed=options.seed,
+            content_identity=_content_identity(store, view),
         )
-        _refuse_others(storage, plans)
-        write = partial(pack_shard, dataset_dir, view, url, class_names=store.dataset.class_names)
+        names = [manifest_name(division.fold) for division in divisions]
+        _refuse_others(storage, plans, names)
+        write = partial(pack_shard, dataset_dir, view, url)
         packed = _pack_all(plans, write, scheduler, workers)
-        notes = PackNotes(
-            **asdict(options) | {"samples_per_shard": per_shard, "left_out": left_out}
-        )
-        manifest = _manifest(store, view, notes, plans, packed)
+        by_division = list(zip(*packed, strict=True))
         if storage.is_remote:  # where nothing can be locked
-            _refuse_others(storage, plans)
-            _check_ours(storage, packed)
-        with storage.create(MANIFEST) as file:
-            file.write(sealed_json(manifest))
+            _refuse_others(storage, plans, names)
+            _check_ours(storage, [shard for shards in packed for shard in shards])
+        manifests = []
+        for name, division, shards in zip(names, divisions, by_division, strict=True):
+            overlapping = int((~division.listed).sum())
+            notes = PackNotes(
+                samples_per_shard=per_shard,
+                seed=options.seed,
+                unlabelled=options.unlabelled,
+                exclude_flags=options.exclude_flags,
+                num_folds=options.folds,
+                fold=division.fold,
+                left_out=left_out | ({} if division.fold is None else {OVERLAP: overlapping}),
+                code_version=importlib.metadata.version("synshards"),
+            )
+            manifests.append(_manifest(store, view, notes, shards))
+            with storage.create(name) as file:
+                file.write(sealed_json(manifests[-1]))
         storage.discard_unfinished()
-        return manifest
+        return manifests[0]
 
 
 def pack_shard(
-    dataset_dir: Path, view: str, url: str, plan: ShardPlan, class_names: tuple[str, ...]
-) -> PackedShard:
-    """Write one tar and then its index, unless both are there already and whole."""
+    dataset_dir: Path, view: str, url: str, plan: ShardPlan
+) -> tuple[FinishedShard, ...]:
+    """Write one tar and then its indices, unless all are there already and whole."""
     storage = open_storage(url)
-    if (finished := _finished(storage, plan, class_names)) is not None:
+    if (finished := _finished(storage, plan)) is not None:
         return finished
     store = open_store(dataset_dir)
     with storage.create(plan.name) as file:
         writer = TarWriter(file)
         places, moments = _write_samples(writer, store, view, plan.samples)
         tar_sha256 = writer.close()
-    notes = IndexNotes(
-        plan=plan.identity, tar_bytes=writer.offset, tar_sha256=tar_sha256, moments=moments
-    )
-    with storage.create(plan.index_name) as file:
-        file.write(index_bytes(_index_table(plan.samples, places), notes))
-    finished = _finished(storage, plan, class_names, trust_tar=True)
+    table = _index_table(plan.samples, places)
+    nothing = moments_of(np.empty((0, *store.dataset.views[view].shape), np.uint8))
+    for index in plan.indices:
+        rows = np.flatnonzero(index.listed)
+        notes = IndexNotes(
+            plan=index.identity,
+            tar_bytes=writer.offset,
+            tar_sha256=tar_sha256,
+            moments=reduce(add, [moments[row] for row in rows], nothing),
+        )
+        with storage.create(index.name) as file:
+            file.write(index_bytes(table.take(pa.array(rows)), notes))
+    finished = _finished(storage, plan, trust_tar=True)
     assert finished is not None
     return finished
 
@@ -136,17 +153,18 @@ def identity_json(row: dict[str, Any]) -> bytes:
 
 def _write_samples(
     writer: TarWriter, store: SampleStore, view: str, samples: pa.Table
-) -> tuple[list[tuple[int, int, int]], Moments]:
-    """Write the members of all samples; return (offset, length, crc32c) of each one's voxels."""
+) -> tuple[list[tuple[int, int, int]], list[Moments]]:
+    """Write the members of all samples; return (offset, length, crc32c) and moments of each."""
     spec = store.dataset.views[view]
     npy = npy_header(spec.shape, spec.dtype)
     group = max(1, READ_BYTES // math.prod(spec.shape))
     files = store.files(view)
-    places, moments = [], []
+    places: list[tuple[int, int, int]] = []
+    moments: list[Moments] = []
     for start in range(0, len(samples), group):
         rows = samples.slice(start, group).to_pylist()
         images = files.read([row["row"] for row in rows])
-        moments.append(moments_of(images))
+        moments += [moments_of(image[None]) for image in images]
         for row, image in zip(rows, images, strict=True):
             voxels = image.reshape(-1).data
             offset = writer.add(
@@ -157,7 +175,7 @@ def _write_samples(
                 ]
             )[0]
             places.append((offset + len(npy), len(voxels), crc32c.crc32c(image.reshape(-1))))
-    return places, reduce(add, moments)
+    return places, moments
 
 
 def _index_table(samples: pa.Table, places: list[tuple[int, int, int]]) -> pa.Table:
@@ -170,29 +188,36 @@ def _index_table(samples: pa.Table, places: list[tuple[int, int, int]]) -> pa.Ta
 
 
 def _finished(
-    storage: Storage, plan: ShardPlan, class_names: tuple[str, ...], *, trust_tar: bool = False
-) -> PackedShard | None:
-    """Return the shard that this plan has written before, if it is whole.
+    storage: Storage, plan: ShardPlan, *, trust_tar: bool = False
+) -> tuple[FinishedShard, ...] | None:
+    """Return the shard that this plan has written before by each of its indices, if it is whole.
 
     A tar on an object store is trusted by its size: it appeared whole, and hashing it would mean
     to fetch it; `verify` does.
     """
-    data, notes = _index(storage, plan.index_name, len(plan.samples))
-    if notes is None or notes.plan != plan.identity or not notes.sha256 or notes.moments is None:
+    finished = []
+    for index in plan.indices:
+        data, notes = _index(storage, index.name, len(plan.samples))
+        if notes is None or notes.plan != index.identity or not notes.sha256 or not notes.moments:
+            return None
+        listed = plan.samples.filter(pa.array(index.listed))
+        finished.append(
+            FinishedShard(
+                split=index.split,
+                name=plan.name,
+                num_bytes=notes.tar_bytes,
+                sha256=notes.tar_sha256,
+                index_name=index.name,
+                index=data,
+                labels=listed["label"].to_numpy(),
+                neuron_ids=listed["neuron_id"].to_numpy(),
+                moments=notes.moments,
+            )
+        )
+    tars = {(shard.num_bytes, shard.sha256) for shard in finished}
+    if len(tars) > 1 or not (trust_tar or _is_whole(storage, plan.name, *tars.pop())):
         return None
-    if not trust_tar and not _is_whole(storage, plan.name, notes):
-        return None
-    labels = plan.samples["label"].to_numpy()
-    info = ShardInfo(
-        name=plan.name,
-        bytes=notes.tar_bytes,
-        sha256=notes.tar_sha256,
-        index_name=plan.index_name,
-        index_sha256=hashlib.sha256(data).hexdigest(),
-        num_samples=len(labels),
-        class_counts=class_counts(labels, class_names),
-    )
-    return PackedShard(info=info, moments=notes.moments)
+    return tuple(finished)
 
 
 def _index(storage: Storage, name: str, max_rows: int) -> tuple[bytes, IndexNotes | None]:
@@ -204,33 +229,35 @@ def _index(storage: Storage, name: str, max_rows: int) -> tuple[bytes, IndexNote
         return b"", None
 
 
-def _is_whole(storage: Storage, name: str, notes: IndexNotes) -> bool:
+def _is_whole(storage: Storage, name: str, size: int, sha256: str) -> bool:
     try:
-        if storage.sizes([name]) != [notes.tar_bytes]:
+        if storage.sizes([name]) != [size]:
             return False
-        return storage.is_remote or hash_of(storage, name) == notes.tar_sha256
+        return storage.is_remote or hash_of(storage, name) == sha256
     except ValueError:
         return False
 
 
-def _refuse_others(storage: Storage, plans: Sequence[ShardPlan]) -> None:
+def _refuse_others(storage: Storage, plans: Sequence[ShardPlan], manifests: list[str]) -> None:
     """Refuse a folder that holds another packing, or files of somebody else's with our names."""
-    planned, there = {plan.index_name: plan for plan in plans}, set(storage.names())
+    there = set(storage.names())
+    planned = {index.name: index.identity for plan in plans for index in plan.indices}
     cure = "give another --out, or empty this one"
     is_ours = False
     for name in sorted(name for name in there if name.endswith(INDEX)):
-        plan = planned.get(name)
         _, notes = _index(storage, name, MAX_ROWS)
-        if notes is not None and (plan is None or notes.plan != plan.identity):
+        if notes is not None and notes.plan != planned.get(name):
             raise ValueError(
                 f"{storage.url}/{name} belongs to another packing (other samples, seed or shard "
                 f"size); {cure}"
             )
         is_ours |= notes is not None
-    if MANIFEST in there and not is_ours:
-        raise ValueError(f"{storage.url}/{MANIFEST} is not of this packing; {cure}")
+    for name in sorted(name for name in there if MANIFESTS.fullmatch(name)):
+        if not is_ours or name not in manifests:
+            raise ValueError(f"{storage.url}/{name} is not of this packing; {cure}")
     for plan in plans:
-        if plan.name in there and plan.index_name not in there and not _begins(storage, plan):
+        has_index = any(index.name in there for index in plan.indices)
+        if plan.name in there and not has_index and not _begins(storage, plan):
             raise ValueError(f"{storage.url}/{plan.name} is not of this packing; {cure}")
 
 
@@ -245,31 +272,29 @@ def _begins(storage: Storage, plan: ShardPlan) -> bool:
     return start == name + b"\0"
 
 
-def _check_ours(storage: Storage, packed: Sequence[PackedShard]) -> None:
+def _check_ours(storage: Storage, shards: Sequence[FinishedShard]) -> None:
     """Refuse to complete a set in which another packing has replaced files meanwhile."""
-    infos = [shard.info for shard in packed]
-    sizes = storage.sizes([info.name for info in infos])
-    for info, size in zip(infos, sizes, strict=True):
-        data = storage.read(info.index_name)
-        if size != info.bytes or hashlib.sha256(data).hexdigest() != info.index_sha256:
+    sizes = storage.sizes([shard.name for shard in shards])
+    for shard, size in zip(shards, sizes, strict=True):
+        if size != shard.num_bytes or storage.read(shard.index_name) != shard.index:
             raise ValueError(
-                f"{storage.url}/{info.name} was replaced by another packing meanwhile; give each "
+                f"{storage.url}/{shard.name} was replaced by another packing meanwhile; give each "
                 "its own --out, and empty this one"
             )
 
 
 def _pack_all(
     plans: Sequence[ShardPlan],
-    write: Callable[[ShardPlan], PackedShard],
+    write: Callable[[ShardPlan], tuple[FinishedShard, ...]],
     scheduler: Scheduler,
     workers: int,
-) -> list[PackedShard]:
+) -> list[tuple[FinishedShard, ...]]:
     """Write all shards, and return them in the order of the plans."""
-    packed: dict[int, PackedShard] = {}
+    packed: dict[int, tuple[FinishedShard, ...]] = {}
     tasks = run_tasks(write, plans, scheduler=scheduler, num_workers=workers)
     with progress("pack", len(plans)) as advance, closing(tasks):
-        for number, shard in tasks:
-            packed[number] = shard
+        for number, shards in tasks:
+            packed[number] = shards
             advance(1)
     return [packed[number] for number in range(len(plans))]
 
@@ -281,46 +306,13 @@ def _content_identity(store: SampleStore, view: str) -> str:
 
 
 def _manifest(
-    store: SampleStore,
-    view: str,
-    notes: PackNotes,
-    plans: Sequence[ShardPlan],
-    packed: Sequence[PackedShard],
+    store: SampleStore, view: str, notes: PackNotes, shards: Sequence[FinishedShard]
 ) -> Manifest:
-    splits = list(dict.fromkeys(plan.split for plan in plans))
-    described = "train" if "train" in splits else "all"
-    moments = [
-        shard.moments
-        for plan, shard in zip(plans, packed, strict=True)
-        if described in (plan.split, "all")
-    ]
-    total = reduce(add, moments)
     dataset = to_plain(store.dataset)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        class_names=store.dataset.class_names,
-        image=store.dataset.views[view],
-        splits={split: _split_info(store, split, plans, packed) for split in splits},
-        mean=total.mean,
-        std=total.std,
-        pack=replace(
-            notes,
-            mean_and_std_of=described,
-            code_version=importlib.metadata.version("synshards"),
-        ),
-        dataset={name: dataset[name] for name in ("config", "sources", "rules", "code_version")},
-    )
-
-
-def _split_info(
-    store: SampleStore, split: str, plans: Sequence[ShardPlan], packed: Sequence[PackedShard]
-) -> SplitInfo:
-    chosen = [pair for pair in zip(plans, packed, strict=True) if pair[0].split == split]
-    labels = np.concatenate([plan.samples["label"].to_numpy() for plan, _ in chosen])
-    neurons = np.concatenate([plan.samples["neuron_id"].to_numpy() for plan, _ in chosen])
-    return SplitInfo(
-        num_samples=len(labels),
-        num_neurons=len(np.unique(neurons[neurons != 0])),
-        class_counts=class_counts(labels, store.dataset.class_names),
-        shards=tuple(shard.info for _, shard in chosen),
+    return make_manifest(
+        shards,
+        store.dataset.class_names,
+        store.dataset.views[view],
+        notes,
+        {name: dataset[name] for name in ("config", "sources", "rules", "code_version")},
     )

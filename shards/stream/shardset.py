@@ -10,7 +10,7 @@ import crc32c
 import numpy as np
 
 from shards.contract.index import Index, load_index
-from shards.contract.schema import MANIFEST, Manifest, parse_manifest
+from shards.contract.schema import MANIFEST, Manifest, manifest_name, parse_manifest
 from shards.images.decode import decoded
 from shards.storage.cache_folder import CacheSpec, cache_from_environment
 from shards.storage.local import Storage, open_storage
@@ -22,8 +22,8 @@ from shards.workers.forks import renew_in_children
 class ShardSet:
     """What `open_shards` returns. Safe to use from many threads; pickled, it is opened anew.
 
-    `url`; `manifest`; `manifest_sha256`, the hash of `manifest.json`, which names the set's
-    whole content, since the manifest holds the hash of every other file.
+    `url`; `fold` of a cross-validation, or None; `manifest`; `manifest_sha256`, the hash of its
+    file, which names the set's whole content, since it holds the hash of every other file.
     """
 
     def __init__(
@@ -34,10 +34,12 @@ class ShardSet:
         *,
         cache: CacheSpec | None = None,
         patience: Patience | None = None,
+        fold: int | None = None,
     ) -> None:
         self.url = storage.url
         self.manifest = manifest
         self.manifest_sha256 = manifest_sha256
+        self.fold = fold
         self.storage = storage
         self._encoded = manifest.pack.encoded
         self._opened_with = cache, patience
@@ -50,7 +52,7 @@ class ShardSet:
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.url, *self._opened_with, self.manifest_sha256)
+        return _reopened, (self.url, *self._opened_with, self.fold, self.manifest_sha256)
 
     def __enter__(self) -> "ShardSet":
         return self
@@ -178,26 +180,67 @@ class ShardSet:
 
 
 def open_shards(
-    url: str, cache: CacheSpec | None = None, patience: Patience | None = None
+    url: str,
+    cache: CacheSpec | None = None,
+    patience: Patience | None = None,
+    *,
+    fold: int | None = None,
 ) -> ShardSet:
-    """Open the shard set at `url` (a folder that holds a `manifest.json`).
+    """Open the shard set at `url`, or fold `fold` of a cross-validation there.
 
     Remote shards are kept in `cache`, by default the one that SYNSHARDS_CACHE_DIR names; without
     either every read goes to the remote side. `patience` says how long a request is tried.
     """
     cache = cache or cache_from_environment(os.environ)
     storage = open_storage(str(url), cache, patience)
-    data = storage.read(MANIFEST)
-    manifest = parse_manifest(data, where=f"{storage.url}/{MANIFEST}")
+    name, data = read_manifest(storage, fold)
+    manifest = parse_manifest(data, where=f"{storage.url}/{name}")
     digest = hashlib.sha256(data).hexdigest()
-    return ShardSet(storage, manifest, digest, cache=cache, patience=patience)
+    return ShardSet(storage, manifest, digest, cache=cache, patience=patience, fold=fold)
+
+
+def read_manifest(storage: Storage, fold: int | None) -> tuple[str, bytes]:
+    """Return the name and the bytes of a set's manifest, or of a fold's.
+
+    A fold of a set without folds, and folds without a choice, are told apart from no set at all.
+    """
+    if fold is not None and fold < 0:
+        raise ValueError(f"fold must be 0 or more, got {fold}")
+    name = manifest_name(fold)
+    try:
+        return name, storage.read(name)
+    except ValueError:
+        if fold is None and _has(storage, manifest_name(0)):
+            raise ValueError(
+                f"{storage.url} holds the folds of a cross-validation; choose one with --fold 0, "
+                "--fold 1, …; in Python open_shards(url, fold=0)"
+            ) from None
+        if fold is not None and _has(storage, MANIFEST):
+            raise ValueError(
+                f"{storage.url} holds no folds; leave --fold out, or pack with --folds"
+            ) from None
+        if fold and _has(storage, manifest_name(0)):
+            raise ValueError(f"{storage.url} holds folds, but no fold {fold}") from None
+        raise
+
+
+def _has(storage: Storage, name: str) -> bool:
+    try:
+        storage.sizes([name])
+    except ValueError:
+        return False
+    return True
 
 
 def _reopened(
-    url: str, cache: CacheSpec | None, patience: Patience | None, manifest_sha256: str
+    url: str,
+    cache: CacheSpec | None,
+    patience: Patience | None,
+    fold: int | None,
+    manifest_sha256: str,
 ) -> ShardSet:
     """Return the set that was pickled, opened by its URL."""
-    shards = open_shards(url, cache, patience)
+    shards = open_shards(url, cache, patience, fold=fold)
     if shards.manifest_sha256 != manifest_sha256:
         raise ValueError(f"{url}: another shard set than when it was pickled; start again")
     return shards

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from shards.contract.schema import SPLITS, Dataset, ImageSpec
 from shards.pack.assign import PackOptions
-from shards.pack.folds import OVERLAP, fold_of, split_by_fold
+from shards.pack.copy import copy
+from shards.pack.folds import OVERLAP, divide_in_folds, fold_of
+from shards.pack.verify import verify
 from shards.pack.write_shards import pack
 from shards.stream.shardset import open_shards
 
@@ -70,32 +72,42 @@ def test_training_images_that_overlap_held_out_ones_are_left_out() -> None:
     neurons = np.arange(60) // 2
     samples = table(rng.integers(0, 400, 60), neurons, neurons % 2)
     tested = []
-    for fold in range(3):
-        options = PackOptions(fold=fold, num_folds=3)
-        kept, left_out = split_by_fold(samples, options, dataset())
-        assert left_out == 60 - len(kept) > 0
-        x, split = kept["center_x_nm"].to_numpy() / 8, np.array(kept["split"].to_pylist())
+    parts, divisions = divide_in_folds(samples, 3, 42, dataset())
+    for fold, division in enumerate(divisions):
+        assert not division.listed.all()
+        x, split = samples["center_x_nm"].to_numpy() / 8, division.splits
+        x, split = x[division.listed], split[division.listed]
         apart = np.abs(x[split == "train"][:, None] - x[split != "train"])
         assert apart.min() >= 8
         assert set(split) == set(SPLITS)
-        tested += kept.filter(pa.array(split == "test"))["neuron_id"].to_pylist()
+        mine = np.array(parts["split"].to_pylist()) == f"fold{fold}"
+        assert ((division.splits == "test") == mine).all()
+        tested += samples.filter(pa.array(mine))["neuron_id"].to_pylist()
     assert sorted(tested) == (neurons + 1).tolist()
 
 
 def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> None:
     tested: dict[str, bytes] = {}
+    url, second = str(tmp_path / "cv"), str(tmp_path / "copy")
+    pack(store, "patch", url, PackOptions(folds=4, samples_per_shard=16))
+    files = {path.name: path.read_bytes() for path in Path(url).iterdir()}
+    (Path(url) / "fold1-000000.fold2.index.parquet").unlink()  # as of an interrupted run
+    pack(store, "patch", url, PackOptions(folds=4, samples_per_shard=16), workers=1)
+    assert {path.name: path.read_bytes() for path in Path(url).iterdir()} == files
     for fold in range(4):
-        url = str(tmp_path / str(fold))
-        manifest = pack(store, "patch", url, PackOptions(fold=fold, num_folds=4))
-        assert (manifest.pack.fold, manifest.pack.num_folds) == (fold, 4)
-        assert manifest.pack.left_out[OVERLAP] >= 0
-        with open_shards(url) as shards:
+        assert verify(url, fold=fold) == []
+        copy(url, second, fold=fold)
+        with open_shards(second, fold=fold) as shards:
+            manifest = shards.manifest
+            assert (manifest.pack.fold, manifest.pack.num_folds) == (fold, 4)
+            total = sum(split.num_samples for split in manifest.splits.values())
+            total += manifest.pack.left_out[OVERLAP]
             index = shards.index("test")
             images = shards.read_images("test", np.arange(len(index)))
             keys = index.column("key")
             tested |= {key: image.tobytes() for key, image in zip(keys, images, strict=True)}
     whole = pack(store, "patch", str(tmp_path / "whole"), PackOptions())
-    assert len(tested) == sum(split.num_samples for split in whole.splits.values())
+    assert len(tested) == total == sum(split.num_samples for split in whole.splits.values())
     with open_shards(str(tmp_path / "whole")) as shards:
         for split in whole.splits:
             keys = shards.index(split).column("key")
@@ -103,34 +115,43 @@ def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> N
             assert all(tested[key] == im.tobytes() for key, im in zip(keys, images, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fold": 1}, "go together"),
-        ({"fold": 0, "num_folds": 2}, "must be 3 or more, got 2"),
-        ({"fold": 5, "num_folds": 5}, "from 0 to 4, got 5"),
-    ],
-)
-def test_folds_that_cannot_be(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PackOptions(**options)  # type: ignore[arg-type]
+def test_which_fold(store: Path, tmp_path: Path) -> None:
+    url, plain = str(tmp_path / "cv"), str(tmp_path / "plain")
+    pack(store, "patch", url, PackOptions(folds=3))
+    pack(store, "patch", plain, PackOptions())
+    for place, fold, message in (
+        (url, None, "choose one with --fold 0"),
+        (url, 3, "but no fold 3"),
+        (url, -1, "must be 0 or more"),
+        (plain, 0, "holds no folds; leave --fold out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_shards(place, fold=fold)
+    with pytest.raises(ValueError, match="belongs to another packing"):
+        pack(store, "patch", url, PackOptions(folds=4))
+    tar = Path(url) / "fold1-000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"made up", b"mode up", 1))
+    assert "SHA-256 differs" in " ".join(verify(url, fold=0))
+
+
+def test_folds_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="must be 3 or more, got 2"):
+        PackOptions(folds=2)
 
 
 def test_samples_of_unknown_place_stay() -> None:
     samples = table(np.zeros(12), np.arange(12), np.arange(12) % 2)
     places = np.where(np.arange(12) < 11, np.nan, 0.0)
     samples = samples.set_column(3, "center_x_nm", pa.array(places))
-    kept, left_out = split_by_fold(samples, PackOptions(fold=0, num_folds=3), dataset())
-    assert (len(kept), left_out) == (12, 0)
+    assert all(division.listed.all() for division in divide_in_folds(samples, 3, 42, dataset())[1])
 
 
 def test_data_that_cannot_be_dealt() -> None:
     unknown = table(np.arange(4), np.array([-1, -1, 5, 6]), np.arange(4) % 2)
     with pytest.raises(ValueError, match="of 2 of 4 samples it is unknown"):
-        split_by_fold(unknown, PackOptions(fold=0, num_folds=3), dataset())
+        divide_in_folds(unknown, 3, 42, dataset())
     few = table(np.arange(4) * 100, np.arange(4), np.array([0, 0, 0, 1]))
-    options = PackOptions(fold=0, num_folds=3)
-    with pytest.raises(ValueError, match=r"no sample of class excitatory: .*smaller --num"):
-        split_by_fold(few, options, dataset())
+    with pytest.raises(ValueError, match=r"no sample of class excitatory, .*fewer --folds"):
+        divide_in_folds(few, 3, 42, dataset())
     with pytest.raises(ValueError, match=r"splits\.disjoint_post"):
-        split_by_fold(few, options, dataset(disjoint_post=True))
+        divide_in_folds(few, 3, 42, dataset(disjoint_post=True))
