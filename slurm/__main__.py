@@ -70,7 +70,7 @@ class Ingest(Common):
 
 @dataclass(kw_only=True)
 class Pack(Common):
-    """Pack a data set into WebDataset shards, a task for each view and fold.
+    """Pack a data set into WebDataset shards, a task for each view.
 
     Example: python -m slurm submit pack data/v1 --view patch cube --out shards/v1 --run runs/pack
     """
@@ -82,7 +82,7 @@ class Pack(Common):
     out: str
     """URL of the shard set"""
     folds: int | None = None
-    """as so many folds of a cross-validation by neuron, OUT/fold0, OUT/fold1, …"""
+    """for a cross-validation by neuron of so many folds, over the same tars"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         sets = stages.shard_sets(self.out, self.view, self.folds)
@@ -94,7 +94,7 @@ class Train(Common):
     """Train each recipe on each shard set with each seed, every run in a folder of its own.
 
     Before its time limit, or when Slurm wants the node, a run saves its state and is queued again.
-    Several nodes: --option nodes=2. Folds of a cross-validation: a shard set each.
+    Several nodes: --option nodes=2.
     Example: python -m slurm submit train resnet50_2d --data shards/v1 --seeds 1 2 --run runs/sweep
     """
 
@@ -104,9 +104,12 @@ class Train(Common):
     """URLs of shard sets"""
     seeds: tuple[int, ...] = ()
     """seeds; none leaves the recipe's own"""
+    folds: tuple[int, ...] = ()
+    """folds of a cross-validation that `pack --folds` wrote, such as 0 1 2"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
-        runs = stages.sweep(self.recipes, self.data, self.seeds, PurePosixPath(self.run))
+        run = PurePosixPath(self.run)
+        runs = stages.sweep(self.recipes, self.data, self.seeds, run, self.folds)
         return (stages.train(runs, extra=extra),)
 
 

@@ -18,31 +18,38 @@ class TrainTask:
     data: str
     run: str
     seed: int | None = None
+    fold: int | None = None
 
     def command(self, extra: Command) -> Command:
         """Return the trainer's arguments, with the user's own at the end."""
         seed = () if self.seed is None else ("--seed", str(self.seed))
-        paths = ("--data", self.data, "--out", self.run)
+        fold = () if self.fold is None else ("--fold", str(self.fold))
+        paths = ("--data", self.data, *fold, "--out", self.run)
         return ("-m", "trainer", self.recipe, *paths, *seed, *extra)
 
 
 def sweep(
-    recipes: Sequence[str], data: Sequence[str], seeds: Sequence[int], run: PurePosixPath
+    recipes: Sequence[str],
+    data: Sequence[str],
+    seeds: Sequence[int],
+    run: PurePosixPath,
+    folds: Sequence[int] = (),
 ) -> tuple[TrainTask, ...]:
-    """Return a run for each recipe × shard set × seed, named after all that vary."""
+    """Return a run for each recipe × shard set × fold × seed, named after all that vary."""
     names = dict(zip(data, _names(data), strict=True))
     tasks = tuple(
         TrainTask(
             recipe=recipe,
             data=url,
             seed=seed,
-            run=str(run / (recipe + names[url] + ("" if seed is None else f"-seed{seed}"))),
+            fold=fold,
+            run=str(run / (recipe + names[url] + _varied("fold", fold) + _varied("seed", seed))),
         )
-        for recipe, url, seed in product(recipes, data, seeds or (None,))
+        for recipe, url, fold, seed in product(recipes, data, folds or (None,), seeds or (None,))
     )
     if len({task.run for task in tasks}) < len(tasks):
         raise ValueError(
-            "two runs of the sweep have the same recipe, data and seed: give each once"
+            "two runs of the sweep have the same recipe, data, fold and seed: give each once"
         )
     return tasks
 
@@ -57,20 +64,15 @@ def ingest(dataset: str, *, num_tasks: int, extra: Command) -> tuple[Step, ...]:
 
 
 def shard_sets(out: str, views: Sequence[str], num_folds: int | None) -> dict[str, Command]:
-    """Return URL → arguments of `shards pack`, for each view and fold; one set is OUT itself."""
+    """Return URL → arguments of `shards pack`, for each view; one set is OUT itself."""
     if num_folds is not None and num_folds < MIN_FOLDS:
         raise ValueError(
             f"a cross-validation needs {MIN_FOLDS} folds or more, got --folds {num_folds}: one to "
             "test, one to validate, the others to train on"
         )
-    folds: list[tuple[str, Command]] = [
-        (f"/fold{i}", ("--fold", str(i), "--num-folds", str(num_folds)))
-        for i in range(num_folds or 0)
-    ]
+    folds = () if num_folds is None else ("--folds", str(num_folds))
     return {
-        out + name + (f"/{view}" if len(views) > 1 else ""): ("--view", view, *arguments)
-        for name, arguments in folds or [("", ())]
-        for view in views
+        out + (f"/{view}" if len(views) > 1 else ""): ("--view", view, *folds) for view in views
     }
 
 
@@ -121,7 +123,7 @@ def pipeline(
     for view, names in recipes.items():
         sets = shard_sets(str(run / "shards" / view), [view], num_folds)
         packs |= sets
-        runs += sweep(names, list(sets), seeds, run / "runs")
+        runs += sweep(names, list(sets), seeds, run / "runs", range(num_folds or 0))
     folders = tuple(task.run for task in runs)
     report = run / "report"
     return (
@@ -140,9 +142,12 @@ def _pooled(runs: Sequence[TrainTask], report: PurePosixPath) -> list[tuple[Comm
     """Return a report for each recipe and seed, over all its folds."""
     folds: dict[str, list[str]] = {}
     for task in runs:
-        seed = "" if task.seed is None else f"-seed{task.seed}"
-        folds.setdefault(task.recipe + seed, []).append(task.run)
+        folds.setdefault(task.recipe + _varied("seed", task.seed), []).append(task.run)
     return [((*found, "--pool"), str(report / name)) for name, found in folds.items()]
+
+
+def _varied(name: str, value: int | None) -> str:
+    return "" if value is None else f"-{name}{value}"
 
 
 def _names(urls: Sequence[str]) -> list[str]:

@@ -54,6 +54,8 @@ class Train(OfRecipe):
     data: tuple[str, ...] = tyro.MISSING
     """Shard sets, paths or URLs. Of several all are trained on (see --data-weights), and the first
     one validates and gives the mean and spread of gray values."""
+    fold: int | None = None
+    """Fold of a cross-validation that `shards pack --folds` wrote."""
     out: Path | None = None
     """Run folder; runs/RECIPE unless given."""
     system: Annotated[System, Flat] = field(default_factory=System)
@@ -133,6 +135,7 @@ def _train(args: list[str]) -> None:
         config=asked.config,
         system=asked.system,
         data=asked.data,
+        fold=asked.fold,
         out=asked.out or Path("runs") / args[0],
         command=("-m", "trainer", *args),
     )
@@ -172,6 +175,7 @@ def predict(
     run: Positional[tuple[str, ...]],
     *,
     data: str | None = None,
+    fold: int | None = None,
     out: Path | None = None,
     split: tuple[str, ...] = ("test",),
     checkpoint: str = "best",
@@ -189,6 +193,7 @@ def predict(
     Args:
         run: run folders, or folders or URLs that `export` wrote
         data: shard set; the first run's own unless given
+        fold: of the shard set that --data names, a cross-validation
         out: folder for predictions/; the run itself unless given
         split: splits to predict
         checkpoint: `best` or `last`
@@ -204,11 +209,14 @@ def predict(
         raise UsageError("say which run: python -m trainer predict runs/NAME")
     if out is None and (len(run) > 1 or "://" in run[0]):
         raise UsageError("several runs or a URL have no folder of their own: say --out FOLDER")
+    if fold is not None and data is None:
+        raise UsageError("--fold goes with --data; without both a run's own fold is predicted")
     from trainer.predict.predict import predict_runs
 
     for path in predict_runs(
         run,
         data=data,
+        fold=fold,
         out=out or Path(run[0]),
         splits=split,
         checkpoint=checkpoint,

@@ -56,6 +56,7 @@ class PredictionsInfo:
     schema_version: int = SCHEMA_VERSION
     run: str | None = None
     data_url: str | None = None
+    fold: int | None = None  # of a cross-validation at `data_url`
     manifest_sha256: str | None = None
     checkpoint: str | None = None
     tta: int = 1  # views averaged a sample

@@ -21,6 +21,7 @@ class RunInfo:
     """What evaluation takes from run.json."""
 
     data_url: str | None = None
+    fold: int | None = None
     manifest_sha256: str | None = None
 
 

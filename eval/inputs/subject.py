@@ -93,10 +93,11 @@ def open_subject(
     subject = _open_run(path, split) if path.is_dir() else _open_file(path, split)
     run = subject.run or RunInfo()
     url = data or subject.info.data_url or run.data_url
+    fold = subject.info.fold if subject.info.data_url else run.fold
     if not use_data or not url or split != SPLITS[-1]:
         return subject
     try:
-        shards = open_shards(url)
+        shards = open_shards(url, fold=fold)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{subject.path}: the shard set that was predicted cannot be read ({error}); say where "

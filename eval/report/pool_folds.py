@@ -36,7 +36,7 @@ def pool_folds(runs: tuple[Path, ...], out: Path, criterion: str) -> Path:
     if twice := int((times > 1).sum()):
         raise ValueError(
             f"{twice} of {len(neurons)} neurons are tested in several of the {len(runs)} runs: "
-            "these are not the folds of one cross-validation (`shards pack --fold`); leave --pool "
+            "these are not the folds of one cross-validation (`shards pack --folds`); leave --pool "
             "out to compare them"
         )
     pooled = pd.concat([_fold(subject, criterion) for subject in subjects], ignore_index=True)
@@ -44,6 +44,7 @@ def pool_folds(runs: tuple[Path, ...], out: Path, criterion: str) -> Path:
         subjects[0].info,
         run=f"{len(runs)} folds pooled",
         data_url=None,
+        fold=None,
         manifest_sha256=None,
         checkpoint=None,
     )

@@ -52,8 +52,8 @@ def test_dry_run_prints_and_touches_nothing(
         (
             "pack d --view patch cube --folds 3 --out o --limit 4",
             [
-                "#SBATCH --array=0-5%4",
-                f"  3) command=({PACK} --view cube --fold 1 --num-folds 3 --out o/fold1/cube) ;;",
+                "#SBATCH --array=0-1%4",
+                f"  1) command=({PACK} --view cube --folds 3 --out o/cube) ;;",
             ],
         ),
         (

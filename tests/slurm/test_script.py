@@ -232,12 +232,12 @@ def test_training_needs_to_know_its_ranks(options: dict[str, str], message: str)
 def test_a_cross_validation_packs_trains_and_predicts_each_fold_and_pools_them() -> None:
     steps = {step.name: step for step in pipeline(num_folds=3)}
     packed = [" ".join(command) for command in steps["pack"].commands]
-    assert len(packed) == len(steps["train"].commands) == len(steps["predict"].commands) == 6
-    assert packed[1].endswith(
-        "--view patch --fold 1 --num-folds 3 --out runs/v1/shards/patch/fold1"
-    )
+    assert len(steps["train"].commands) == len(steps["predict"].commands) == 6
+    assert packed[0].endswith("--view patch --folds 3 --out runs/v1/shards/patch")
     trained = [" ".join(command) for command in steps["train"].commands]
-    assert trained[5].endswith("--data runs/v1/shards/cube/fold2 --out runs/v1/runs/unet3d-fold2")
+    assert trained[5].endswith(
+        "--data runs/v1/shards/cube --fold 2 --out runs/v1/runs/unet3d-fold2"
+    )
     reports = [" ".join(command) for command in steps["eval"].commands]
     folds = [f"runs/v1/runs/unet3d-fold{fold}" for fold in range(3)]
     assert reports[1] == f"-m eval {' '.join(folds)} --pool --out runs/v1/report/unet3d"

@@ -64,6 +64,7 @@ class RunRecord:
     command: tuple[str, ...]
     best: Best
     ended: str | None  # why the run ended before its last epoch
+    fold: int | None = None  # of a cross-validation
     mixed_urls: tuple[str, ...] = ()  # of the other shard sets that it trained on
 
 

@@ -34,6 +34,7 @@ def predict_runs(
     runs: tuple[str, ...],
     *,
     data: str | None,
+    fold: int | None = None,
     out: Path,
     splits: tuple[str, ...],
     checkpoint: str = "best",
@@ -46,13 +47,17 @@ def predict_runs(
 ) -> list[Path]:
     """Write OUT/predictions/SPLIT.parquet for each split and return the paths.
 
-    `data` is the first run's own shard set where it is None; it must then be as it was in training.
-    Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
+    `data` and `fold` are the first run's own shard set where `data` is None; it must then be as it
+    was in training. Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
     `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the files are
     SPLIT.NAME.parquet, of degraded images. `batch_size` is
     per rank; 0 takes the first run's own.
     """
-    place = data or read_run(Path(runs[0])).data_url
+    if data is None:
+        own = read_run(Path(runs[0]))
+        place, fold = own.data_url, own.fold
+    else:
+        place = data
     models = [load_trained(model_folder(run, checkpoint), raw=raw) for run in runs]
     first = models[0].config
     if not is_native(first.precision):
@@ -62,7 +67,7 @@ def predict_runs(
         first = replace(first, precision="no")
     accelerator = make_accelerator(first, system)
     written = []
-    with open_shards(place) as shards:
+    with open_shards(place, fold=fold) as shards:
         for split in splits:
             if split not in shards.manifest.splits:
                 raise ValueError(
@@ -81,6 +86,7 @@ def predict_runs(
                 class_names=models[0].inputs.class_names,
                 run=", ".join(runs),
                 data_url=absolute_url(shards.url),
+                fold=shards.fold,
                 manifest_sha256=shards.manifest_sha256,
                 checkpoint=checkpoint,
                 tta=max(1, len(views)),

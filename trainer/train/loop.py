@@ -44,7 +44,7 @@ def train(job: Job) -> bool:
         sole_writer(job.out) if main else nullcontext(),
         with_cures(batch_size=-(-job.config.batch_size // parts), training=True),
     ):
-        sets = [opened.enter_context(open_shards(url)) for url in job.data]
+        sets = [opened.enter_context(open_shards(url, fold=job.fold)) for url in job.data]
         session = start_session(job, accelerator, sets, say)
         if session.finished:
             complete_run(session)

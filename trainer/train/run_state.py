@@ -28,6 +28,7 @@ class Job:
     system: System
     data: tuple[str, ...]  # the first validates, and gives classes, mean and std
     out: Path
+    fold: int | None = None  # of a cross-validation
     command: tuple[str, ...] = ()  # as typed, for run.json
 
     @property

@@ -107,6 +107,7 @@ def write_run(session: Session, status: Status) -> None:
         config=session.config,
         system=session.job.system,
         data_url=absolute_url(session.shards.url),
+        fold=session.shards.fold,
         mixed_urls=tuple(absolute_url(shards.url) for shards in session.sets[1:]),
         manifest_sha256=session.shards.manifest_sha256,
         class_names=manifest.class_names,
