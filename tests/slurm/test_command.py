@@ -50,9 +50,9 @@ def test_dry_run_prints_and_touches_nothing(
     ("words", "lines"),
     [
         (
-            "pack d --view patch cube --folds 3 --out o --limit 4",
+            "pack d --view patch cube --folds 3 --out o --limit 1",
             [
-                "#SBATCH --array=0-1%4",
+                "#SBATCH --array=0-1%1",
                 f"  1) command=({PACK} --view cube --folds 3 --out o/cube) ;;",
             ],
         ),

@@ -48,10 +48,10 @@ def predict_runs(
     """Write OUT/predictions/SPLIT.parquet for each split and return the paths.
 
     `data` and `fold` are the first run's own shard set where `data` is None; it must then be as it
-    was in training. Several runs are an ensemble: the mean of their probabilities. `tta` averages over 8 symmetries,
-    `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the files are
-    SPLIT.NAME.parquet, of degraded images. `batch_size` is
-    per rank; 0 takes the first run's own.
+    was in training. Several runs are an ensemble: the mean of their probabilities. `tta` averages
+    over 8 symmetries, `in_plane` over the other 8 of a cube (see `symmetries`). With `stress` the
+    files are SPLIT.NAME.parquet, of degraded images. `batch_size` is per rank; 0 takes the first
+    run's own.
     """
     if data is None:
         own = read_run(Path(runs[0]))
