@@ -38,6 +38,8 @@ Flat = tyro.conf.arg(name="")
 class OfRecipe:
     """Options of all commands that take a recipe."""
 
+    fold: int | None = None
+    """Fold of a cross-validation that `shards pack --folds` wrote."""
     config: Annotated[Config, Flat]
 
 
@@ -54,8 +56,6 @@ class Train(OfRecipe):
     data: tuple[str, ...] = tyro.MISSING
     """Shard sets, paths or URLs. Of several all are trained on (see --data-weights), and the first
     one validates and gives the mean and spread of gray values."""
-    fold: int | None = None
-    """Fold of a cross-validation that `shards pack --folds` wrote."""
     out: Path | None = None
     """Run folder; runs/RECIPE unless given."""
     system: Annotated[System, Flat] = field(default_factory=System)
@@ -149,7 +149,7 @@ def _augment(args: list[str]) -> None:
 
     seed = asked.config.seed
     rows = augmentation_sheet(
-        asked.config, asked.data, asked.out, num_images=asked.images, seed=seed
+        asked.config, asked.data, asked.fold, asked.out, num_images=asked.images, seed=seed
     )
     sys.stdout.write(f"{asked.out}: {rows} rows\n")
 
@@ -158,7 +158,7 @@ def _batch_size(args: list[str]) -> None:
     asked = _of_recipe(BatchSize, args, "accelerate launch -m trainer batch-size")
     from trainer.train.trial import report_batches
 
-    report_batches(asked.config, asked.system, asked.data, most=asked.most)
+    report_batches(asked.config, asked.system, asked.data, asked.fold, most=asked.most)
 
 
 def recipes() -> None:

@@ -21,14 +21,16 @@ PLAIN = Augment(flip=False, turn=False)
 TOGETHER = 3  # rows
 
 
-def augmentation_sheet(config: Config, data: str, out: Path, *, num_images: int, seed: int) -> int:
+def augmentation_sheet(
+    config: Config, data: str, fold: int | None, out: Path, *, num_images: int, seed: int
+) -> int:
     """Write a PNG with a column per image and a row per operation; return the number of rows.
 
     Images are training samples, cropped as the recipe crops them; a cube is shown by its middle
     section, and below by its middle plane across the sections, or by those that an operation of
     its own changed most. Operations of a probability are shown where they happen.
     """
-    with open_shards(data) as shards:
+    with open_shards(data, fold=fold) as shards:
         build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
         index = shards.index("train")
         rows = np.random.default_rng(seed).permutation(len(index))[:num_images]

@@ -67,11 +67,13 @@ class Timing:
     memory_gb: float  # the peak: of the GPU, or of the process
 
 
-def report_batches(config: Config, system: System, data: str, *, most: int) -> None:
+def report_batches(
+    config: Config, system: System, data: str, fold: int | None, *, most: int
+) -> None:
     """Print the speed of each batch size, and which size to take."""
     accelerator = make_accelerator(config, system)
     timings = []
-    with open_shards(data) as shards:
+    with open_shards(data, fold=fold) as shards:
         for timing in time_batches(config, system, shards, accelerator, most=most):
             timings.append(timing)
             speed = f"{timing.images_s:9.1f} images/s {timing.memory_gb:8.2f} GB"
