@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 import numpy as np
@@ -28,6 +28,24 @@ PUBLIC = ("http://", "https://", "s3://", "gs://")
 
 
 Shown = tuple[tuple[str, str], ...]  # class, probability
+
+
+class ViewerLayer(TypedDict, total=False):
+    """A layer in Neuroglancer's state."""
+
+    type: str
+    source: str
+    name: str
+    segments: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """The volume of an ingest job, as far as links need it."""
+
+    path: str | None
+    format: str
+    segmentation: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,24 +180,22 @@ def encode(pixels: Images) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def record_of(frame: pd.DataFrame, row: int) -> dict[str, Any]:
-    """Return a row with each value as its column has it; `iloc` makes floats of ids among them."""
-    return {name: frame[name].iloc[row] for name in frame.columns}
-
-
 def neuroglancer_link(
     subject: Subject, frame: pd.DataFrame, row: int, segmentation: str | None
 ) -> str | None:
     """Return a link to the place of a row's synapse, None where the volume is not a public one."""
-    record, volume = record_of(frame, row), volume_of(subject)
-    source = public_source(volume.get("path"))
-    precomputed = volume.get("format", "precomputed") == "precomputed"
-    nm = place_of(frame, row)
-    if source is None or not precomputed or nm is None:
+    volume, nm = volume_of(subject), place_of(frame, row)
+    if volume is None or volume.format != "precomputed" or nm is None:
         return None
-    layers: list[dict[str, Any]] = [{"type": "image", "source": source, "name": "EM"}]
-    if segments := public_source(segmentation or volume.get("segmentation")):
-        roots = [str(record[name]) for name in ("pre_root_id", "post_root_id") if record.get(name)]
+    if (source := public_source(volume.path)) is None:
+        return None
+    layers: list[ViewerLayer] = [{"type": "image", "source": source, "name": "EM"}]
+    if segments := public_source(segmentation or volume.segmentation):
+        # Each from its own column: a row of the table would make floats of the ids.
+        own_roots = [
+            frame[name].iloc[row] for name in ("pre_root_id", "post_root_id") if name in frame
+        ]
+        roots = [str(root) for root in own_roots if root]
         layers.append(
             {
                 "type": "segmentation",
@@ -206,7 +222,7 @@ def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list
     """
     subject, frame = found.subject, found.subject.test.frame
     suspects = found.run.suspects
-    if suspects is None or not volume_of(subject):
+    if suspects is None or volume_of(subject) is None:
         return {}
     own = found.calibrated[np.arange(len(frame)), found.test.labels]
     order = np.argsort(own, kind="stable")
@@ -224,10 +240,17 @@ def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list
     }
 
 
-def volume_of(subject: Subject) -> dict[str, Any]:
-    """Return what the job says of the volume that the samples were cut from; {} if unknown."""
+def volume_of(subject: Subject) -> Volume | None:
+    """Return what the job says of the volume that the samples were cut from; None if unknown."""
     dataset = subject.shards.manifest.dataset if subject.shards else {}
-    return dict(dataset.get("config", {}).get("volume", {}))
+    job = dataset.get("config", {}).get("volume", {})
+    if not job:
+        return None
+    return Volume(
+        path=job.get("path"),
+        format=job.get("format", "precomputed"),
+        segmentation=job.get("segmentation"),
+    )
 
 
 def public_source(path: str | None) -> str | None:

@@ -7,7 +7,7 @@ presynaptic neuron, and by place at several levels of detail; each index is a fo
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,57 @@ from shards.storage.atomic import atomic_write, write_json
 
 Ids = npt.NDArray[np.uint64]
 SHADER = "void main() { setColor(prop_color()); }"
-LIMIT = 4000  # annotations a cell of the spatial index
+LIMIT = 4000  # annotations per cell of the spatial index
 MAX_LEVELS = 20
-IDS_A_MINISHARD, MINISHARD_BITS = 256, 6
+IDS_PER_MINISHARD, MINISHARD_BITS = 256, 6
 GREY = 160
 # Four-byte properties come before one-byte ones, and an annotation's end is aligned to four.
 POINT = np.dtype(
     [("place", "<f4", 3), ("probability", "<f4"), ("predicted", "u1"), ("color", "u1", 3)]
 )
 POINT_BY_ID = np.dtype([("point", POINT), ("num_neurons", "<u4"), ("neuron", "<u8")])
+
+
+Sharding = TypedDict(
+    "Sharding",
+    {
+        "@type": str,
+        "preshift_bits": int,
+        "hash": str,
+        "minishard_bits": int,
+        "shard_bits": int,
+        "minishard_index_encoding": str,
+        "data_encoding": str,
+    },
+)
+
+
+class Property(TypedDict, total=False):
+    """What each annotation has beside its place."""
+
+    id: str
+    type: str
+    description: str
+    enum_values: list[int]
+    enum_labels: list[str]
+
+
+class Relationship(TypedDict):
+    """An index by something that annotations belong to."""
+
+    id: str
+    key: str
+    sharding: Sharding
+
+
+class SpatialLevel(TypedDict):
+    """One level of detail of the index by place."""
+
+    key: str
+    grid_shape: list[int]
+    chunk_size: list[float]
+    limit: int
+    sharding: Sharding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +149,10 @@ def write_layer(folder: Path, layer: Layer, class_names: tuple[str, ...]) -> Non
     write_json(folder / "info", info)
 
 
-def _properties(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    said = f"P({class_names[1]})" if len(class_names) == 2 else "P(predicted class)"
+def _properties(class_names: tuple[str, ...]) -> list[Property]:
+    shown = f"P({class_names[1]})" if len(class_names) == 2 else "P(predicted class)"
     return [
-        {"id": "probability", "type": "float32", "description": said},
+        {"id": "probability", "type": "float32", "description": shown},
         {
             "id": "predicted",
             "type": "uint8",
@@ -121,7 +163,7 @@ def _properties(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_by_id(folder: Path, layer: Layer) -> dict[str, Any]:
+def _write_by_id(folder: Path, layer: Layer) -> Sharding:
     """Write each annotation with its neuron, if it has one: no neuron is a list of none."""
     known = layer.neurons != 0
     values = np.zeros(len(layer.ids), POINT_BY_ID)
@@ -131,19 +173,19 @@ def _write_by_id(folder: Path, layer: Layer) -> dict[str, Any]:
     return _write_sharded(folder, layer.ids, values.view(np.uint8).reshape(kept.shape)[kept], sizes)
 
 
-def _write_neurons(folder: Path, layer: Layer) -> dict[str, Any]:
+def _write_neurons(folder: Path, layer: Layer) -> Relationship:
     rows = np.flatnonzero(layer.neurons)
     cells, groups = np.unique(layer.neurons[rows], return_inverse=True)
     sharding = _write_cells(folder / "neuron", layer, rows, groups, cells)
     return {"id": "neuron", "key": "neuron", "sharding": sharding}
 
 
-def _write_spatial(folder: Path, layer: Layer, low: Floats, high: Floats) -> list[dict[str, Any]]:
+def _write_spatial(folder: Path, layer: Layer, low: Floats, high: Floats) -> list[SpatialLevel]:
     """Write levels until every annotation is on one: a cell shows a random `LIMIT` at most."""
     rng = np.random.default_rng(0)
     left = rng.permutation(len(layer.ids))
     grid = np.ones(3, np.int64)
-    levels: list[dict[str, Any]] = []
+    levels: list[SpatialLevel] = []
     while len(left):
         size = (high - low) / grid
         cells = ((layer.points["place"][left] - low) / size).astype(np.int64).clip(0, grid - 1)
@@ -182,10 +224,8 @@ def compressed_morton(cells: Ints, grid: Ints) -> Ids:
     return codes
 
 
-def _write_cells(
-    folder: Path, layer: Layer, rows: Ints, groups: Ints, cells: Ids
-) -> dict[str, Any]:
-    """Write one list of annotations a cell: count, annotations, ids."""
+def _write_cells(folder: Path, layer: Layer, rows: Ints, groups: Ints, cells: Ids) -> Sharding:
+    """Write one list of annotations per cell: count, annotations, ids."""
     order = np.argsort(groups, kind="stable")
     rows, counts = rows[order], np.bincount(groups, minlength=len(cells))
     values = [
@@ -202,13 +242,11 @@ def _write_cells(
     return _write_sharded(folder, cells, np.concatenate(values), sizes)
 
 
-def _write_sharded(
-    folder: Path, keys: Ids, data: npt.NDArray[np.uint8], sizes: Ints
-) -> dict[str, Any]:
+def _write_sharded(folder: Path, keys: Ids, data: npt.NDArray[np.uint8], sizes: Ints) -> Sharding:
     """Write values (one after the other in `data`, in the order of `keys`); return the scheme."""
-    minishards = max(1, len(keys) // IDS_A_MINISHARD)
+    minishards = max(1, len(keys) // IDS_PER_MINISHARD)
     shard_bits = max(1, (minishards - 1).bit_length() - MINISHARD_BITS)
-    scheme = {
+    scheme: Sharding = {
         "@type": "neuroglancer_uint64_sharded_v1",
         "preshift_bits": 0,
         "hash": "identity",

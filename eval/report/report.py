@@ -1,5 +1,6 @@
 """metrics.json and the report: one HTML file that opens from disk and asks nothing of a net."""
 
+import json
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +8,6 @@ from datetime import datetime
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -48,7 +48,7 @@ class Section:
     figures: dict[str, figures.Figure]
     cards: dict[str, list[Card]]
     links: dict[str, list[str | None]]  # of the lists of suspects
-    provenance: dict[str, Any]
+    provenance: dict[str, str]  # title, text
 
 
 def metrics_of(found: list[Evaluation], command: list[str]) -> Metrics:
@@ -183,19 +183,26 @@ def draw(found: Evaluation) -> dict[str, figures.Figure]:
     return result
 
 
-def provenance(found: Evaluation) -> dict[str, Any]:
-    """Return where the predictions came from, as far as it is known."""
+def provenance(found: Evaluation) -> dict[str, str]:
+    """Return where the predictions came from, as far as it is known, as text by title."""
     subject = found.subject
-    result: dict[str, Any] = {
-        "predictions": {"file": str(subject.path), **asdict(subject.info)},
+    texts = {
+        "predictions": _json_text({"file": str(subject.path), **asdict(subject.info)}),
         "run": subject.run_text or "unknown: a predictions file without a run",
     }
     if subject.shards is not None:
         manifest = subject.shards.manifest
-        result["shards"] = {
-            "url": subject.shards.url,
-            "manifest_sha256": subject.shards.manifest_sha256,
-            "pack": asdict(manifest.pack),
-        }
-        result["data set"] = manifest.dataset
-    return result
+        texts["shards"] = _json_text(
+            {
+                "url": subject.shards.url,
+                "manifest_sha256": subject.shards.manifest_sha256,
+                "pack": asdict(manifest.pack),
+            }
+        )
+        texts["data set"] = _json_text(manifest.dataset)
+    return texts
+
+
+def _json_text(value: object) -> str:
+    # Before the page escapes it: a URL's query is not recognized behind "&amp;".
+    return without_secrets(json.dumps(value, indent=2, sort_keys=True))
