@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from eval.evaluate import Options, evaluate
-from eval.inputs.subject import open_subject
+from eval.subject import open_subject
 
 Found = tuple[str, int, int, int, int]  # what, listed, right, planted, found
 

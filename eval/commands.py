@@ -7,12 +7,12 @@ from pathlib import Path
 
 from eval.evaluate import Evaluation, Options, evaluate
 from eval.inputs.predictions import read_predictions
-from eval.inputs.subject import Subject, folder_of, open_subject, read_tags
 from eval.report.gallery import public_source
 from eval.report.neuroglancer_layer import SHADER, layer_of, write_layer
 from eval.report.pool_folds import POOLED_NOTE, pool_folds
 from eval.report.report import REPORT, metrics_of, write_report
 from eval.report.text import headline
+from eval.subject import Subject, folder_of, open_subject, read_tags
 from shards.cli.progress import progress
 from shards.storage.atomic import TEMPORARY_PATTERN
 from shards.storage.locks import sole_writer, sole_writer_of_file

@@ -12,29 +12,18 @@ import pandas as pd
 
 from eval.checks import baselines
 from eval.checks.audit import audit_images, audit_tables, selection_notes, unchecked
-from eval.checks.baselines import Guess, Tables
+from eval.checks.baselines import Guess
+from eval.checks.compare import compare
+from eval.checks.notes import notes_of
 from eval.inputs.predictions import Floats, Ints
-from eval.inputs.subject import (
-    Part,
-    Subject,
-    box_nm,
-    centers_of,
-    images_of,
-    index_frame,
-    neuron_ids_of,
-    rows_in_index,
-    tables_of,
-    with_tags,
-)
+from eval.inputs.rows import Images, Tables
 from eval.metrics import calibration
 from eval.metrics.bootstrap import Scored, difference, score, strata_of
-from eval.metrics.compare import compare
 from eval.metrics.metrics import confusion, precisions, recalls
 from eval.metrics.strata import score_strata, subset
 from eval.metrics.threshold import HALF, Sweep, sweep
 from eval.neurons import consensus as neurons
 from eval.neurons import suspects
-from eval.report.notes import notes_of
 from eval.results import (
     Audit,
     Baseline,
@@ -50,6 +39,18 @@ from eval.results import (
     Run,
     Stress,
     Suspects,
+)
+from eval.subject import (
+    Part,
+    Subject,
+    box_nm,
+    centers_of,
+    images_of,
+    index_frame,
+    neuron_ids_of,
+    rows_in_index,
+    tables_of,
+    with_tags,
 )
 from shards.contract.schema import SPLITS
 
@@ -338,7 +339,7 @@ def _score_guess(subject: Subject, guess: Guess, options: Options) -> Baseline:
     return Baseline(note=guess.note, tau=tau, metrics=found)
 
 
-def _reader(subject: Subject, tables: Tables) -> Callable[[str, Ints], baselines.Images]:
+def _reader(subject: Subject, tables: Tables) -> Callable[[str, Ints], Images]:
     places = {"train": tables.train["row"].to_numpy(np.int64)}
     for split, frame in (("val", tables.val), ("test", tables.test)):
         if len(frame):

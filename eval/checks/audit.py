@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from eval.checks.baselines import Images, center_section, shrink
+from eval.checks.baselines import center_section, shrink
 from eval.inputs.predictions import CENTERS, Floats, Ints
-from eval.report.text import show_finding
+from eval.inputs.rows import Images
 from eval.results import Finding
 
 THUMBNAIL = 32  # pixels a side
@@ -25,6 +25,13 @@ NEURONS, SAMPLES, BOXES, IMAGES = CHECKS = (
     "overlapping boxes",
     "duplicate images",
 )
+
+
+def show_finding(finding: Finding) -> str:
+    """Return what two splits share, with examples."""
+    examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
+    shared = f"{finding.found:,} of {finding.of:,} {finding.unit}"
+    return f"{finding.check}: {shared} shared between {' and '.join(finding.splits)}{examples}"
 
 
 def audit_tables(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from skimage.feature import hog
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eval.inputs.predictions import CENTERS, Floats, Ints
+from eval.inputs.rows import Images, Tables
 
 SEED = 42
 SMOOTHING = 1.0  # Laplace
@@ -26,17 +26,6 @@ HOG_PIXELS = 128
 HOG_TRAIN_IMAGES = 3000
 GREY_BINS, RINGS = 16, 4
 FEATURES = {"size": ("log size", ["size"]), "place": ("x, y, z", CENTERS)}
-Images = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tables:
-    """Labelled rows of each split; `val` may be empty. Columns as the shards' index."""
-
-    train: pd.DataFrame
-    val: pd.DataFrame
-    test: pd.DataFrame
-    num_classes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

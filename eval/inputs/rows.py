@@ -1,13 +1,27 @@
-"""Which rows of a table of predictions are scored."""
+"""The rows of a table of predictions that are scored, and tables of all splits."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from shards.contract.schema import SPLIT_NAMES, SPLITS
 
 ALL = "all"
 PACKED = (".gz", ".zst", ".bz2")
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables:
+    """Labelled rows of each split; `val` may be empty. Columns as the shards' index."""
+
+    train: pd.DataFrame
+    val: pd.DataFrame
+    test: pd.DataFrame
+    num_classes: int
 
 
 def name_of(path: Path) -> str:

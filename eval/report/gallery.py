@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval.checks.baselines import Images
 from eval.evaluate import Evaluation
 from eval.inputs.predictions import Floats, Ints
-from eval.inputs.subject import Subject, images_of, rows_in_index
+from eval.inputs.rows import Images
 from eval.metrics.bootstrap import SEED, Scored
 from eval.neurons.consensus import log_odds_above
 from eval.neurons.suspects import LISTED, place_of
 from eval.report.text import show_probability
+from eval.subject import Subject, images_of, rows_in_index
 from shards.storage.urls import without_secrets
 
 PER_GROUP = {"patch": 12, "cube": 6}

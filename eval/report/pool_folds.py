@@ -9,9 +9,9 @@ from scipy import special
 
 from eval.inputs.columns import probability_columns
 from eval.inputs.predictions import Floats, write_predictions
-from eval.inputs.subject import Subject, open_subject
 from eval.metrics.metrics import balanced_accuracy, predict
 from eval.metrics.threshold import sweep
+from eval.subject import Subject, open_subject
 
 POOLED = "pooled.parquet"
 POOLED_NOTE = (

@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from eval.checks.compare import common_rows, compare
 from eval.evaluate import Evaluation, sure_and_right
 from eval.metrics.bootstrap import LEVEL, REPLICATES, strata_of
-from eval.metrics.compare import common_rows, compare
 from eval.metrics.metrics import LOWER_IS_BETTER
 from eval.neurons import consensus as neurons
 from eval.report import figures

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from eval.results import Finding, Interval, Metrics, Run
+from eval.checks.audit import show_finding
+from eval.results import Interval, Metrics, Run
 
 METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
@@ -78,13 +79,6 @@ def synapses_of_neurons(run: Run) -> str:
     if run.n_neurons is None:
         return f"{synapses} of unknown neurons"
     return f"{synapses} of {run.n_neurons:,} neurons"
-
-
-def show_finding(finding: Finding) -> str:
-    """Return what two splits share, with examples."""
-    examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
-    shared = f"{finding.found:,} of {finding.of:,} {finding.unit}"
-    return f"{finding.check}: {shared} shared between {' and '.join(finding.splits)}{examples}"
 
 
 def leaks(run: Run) -> list[str]:

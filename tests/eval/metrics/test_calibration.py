@@ -9,9 +9,9 @@ import pytest
 from scipy import special
 
 from eval.inputs.predictions import Floats, Ints, PredictionsInfo
-from eval.inputs.subject import Part, make_part
 from eval.metrics.bootstrap import score
 from eval.metrics.calibration import CALIBRATORS, choose, fit, methods_for
+from eval.subject import Part, make_part
 
 Make = Callable[..., pd.DataFrame]
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from eval.inputs.predictions import PredictionsInfo
-from eval.inputs.subject import make_part
 from eval.metrics.bootstrap import score
 from eval.metrics.strata import SMALLEST_STRATUM, score_strata, strata, subset
+from eval.subject import make_part
 
 Make = Callable[..., pd.DataFrame]
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from eval.inputs.predictions import PredictionsInfo
-from eval.inputs.subject import make_part
 from eval.metrics.bootstrap import Scored, score, strata_of
 from eval.neurons.consensus import (
     AxonModel,
@@ -22,6 +21,7 @@ from eval.neurons.consensus import (
     posterior,
     synapses_needed,
 )
+from eval.subject import make_part
 
 Make = Callable[..., pd.DataFrame]
 

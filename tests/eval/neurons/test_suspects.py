@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from eval.inputs.predictions import PredictionsInfo
-from eval.inputs.subject import Part, make_part
 from eval.metrics.bootstrap import Scored
 from eval.neurons.suspects import (
     LISTED,
@@ -19,6 +18,7 @@ from eval.neurons.suspects import (
     mixed_neurons,
     odd_synapses,
 )
+from eval.subject import Part, make_part
 
 Make = Callable[..., pd.DataFrame]
 OPTIONS = {"neurons": 80, "synapses": 20, "gain": 3.5, "axon": 0.5}

@@ -16,9 +16,9 @@ import pytest
 from eval.__main__ import main
 from eval.evaluate import Options, evaluate
 from eval.inputs.predictions import PredictionsInfo, read_predictions, write_predictions
-from eval.inputs.subject import open_subject, read_tags
 from eval.report.gallery import neuroglancer_link
 from eval.report.report import metrics_of
+from eval.subject import open_subject, read_tags
 from shards.cli.command import run_command
 from shards.contract.documents import dump_json
 from shards.contract.schema import View

@@ -12,8 +12,8 @@ import torch
 
 from eval.evaluate import Options, evaluate
 from eval.inputs.predictions import probability_matrix, read_predictions
-from eval.inputs.subject import open_subject
 from eval.metrics.metrics import balanced_accuracy
+from eval.subject import open_subject
 from shards.contract.documents import dump_json
 from shards.stream.shardset import open_shards
 from tests.trainer.conftest import main

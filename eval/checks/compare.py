@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from eval.inputs.predictions import Ints
-from eval.inputs.subject import Part
 from eval.metrics.bootstrap import Scored, difference
 from eval.metrics.metrics import SUM_METRICS
 from eval.metrics.strata import subset
 from eval.results import Gap
+from eval.subject import Part
 
 COMPARED = ("balanced_accuracy", "accuracy", "auroc", "mcc", "log_loss")
 

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from eval.checks.baselines import Images, Tables
 from eval.inputs.predictions import (
     CENTERS,
     DEFAULT_CLASS_NAMES,
@@ -18,7 +17,7 @@ from eval.inputs.predictions import (
     probability_matrix,
     read_predictions,
 )
-from eval.inputs.rows import name_of, rows_of_split, split_codes
+from eval.inputs.rows import Images, Tables, name_of, rows_of_split, split_codes
 from eval.inputs.runs import LEARNING, Curves, RunInfo, read_learning, read_run
 from eval.metrics.bootstrap import Scored
 from shards.contract.schema import IDENTITY_COLUMNS, SPLITS, UNLABELLED

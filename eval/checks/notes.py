@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from eval.checks import baselines
-from eval.checks.baselines import Tables
-from eval.inputs.subject import Part, Subject
+from eval.inputs.rows import Tables
 from eval.metrics.bootstrap import FEW_NEURONS, strata_of
 from eval.results import Intervals, Neurons
+from eval.subject import Part, Subject
 
 SWAPPED_BELOW = 0.4
 FEW_VALUES = 10  # of which all may be above 0.5 by chance
