@@ -74,7 +74,7 @@ def layer(
 ) -> tuple[pd.DataFrame, Reader]:
     """Return predictions, a third unlabelled, some without a neuron, and their layer's reader."""
     monkeypatch.setattr(export, "LIMIT", 40)
-    monkeypatch.setattr(export, "IDS_A_MINISHARD", 8)
+    monkeypatch.setattr(export, "IDS_PER_MINISHARD", 8)
     frame = make_predictions(1, neurons=60, synapses=30).sample(frac=1.0, random_state=0)
     frame.loc[frame.index[::3], "label"] = -1
     frame.loc[frame.index[::7], "neuron_id"] = 0
