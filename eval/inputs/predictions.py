@@ -5,7 +5,7 @@ A table with a row per sample. `synapse_id` or `key` says which; the columns of
 known, and
     two classes       `probability`, float64: of class 1
     more classes      `probability_<class name>` each, float64, adding up to 1
-Ours are parquet files, sealed (`eval.inputs.seal`); what one is stands in its metadata under
+Ours are parquet files, sealed (`shards.contract.parquet`); what one is stands in its metadata under
 `synshards`, as JSON: a `PredictionsInfo`. Any table of `shards.tabular.table_files` is read, also
 with `id` for `synapse_id`, `neuron` for `neuron_id`, and `probability_0`, `probability_1`, … for
 the classes.
@@ -31,8 +31,8 @@ from eval.inputs.columns import (
     columns_of,
     probability_columns,
 )
-from eval.inputs.seal import check_seal, sealed
 from shards.contract.documents import document, dump_json, parse_json
+from shards.contract.parquet import check_hidden_seal, with_hidden_seal
 from shards.contract.schema import SCHEMA_VERSION, UNLABELLED, check_schema_version
 from shards.storage.atomic import atomic_write
 from shards.tabular.table_files import canonical_value, open_table_file, table_kind
@@ -88,7 +88,7 @@ def write_predictions(path: Path, table: pa.Table | pd.DataFrame, info: Predicti
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     with atomic_write(path) as file:
-        file.write(sealed(buffer.getvalue()))
+        file.write(with_hidden_seal(buffer.getvalue()))
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
@@ -102,7 +102,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
     kind = table_kind(where)
     data = path.read_bytes()
     if kind == "parquet":
-        check_seal(data, where=where)
+        check_hidden_seal(data, where=where, cure="predict again, or copy the file again")
     opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
     info = _info_of(data, where=where) if kind == "parquet" else None
     classes, probabilities = class_columns(

@@ -1,11 +1,18 @@
 """Parquet files whose bits are checked when they are read.
 
-Three ways, by who reads: a file that is read whole has its SHA-256 in the document that is written
-after it; one that is read by row group has a SHA-256 a part there; one that stands for itself, as
-a block's record does, carries its own in its footer.
+A file that is read whole has its SHA-256 in the document that is written after it; one that is
+read by row group has a SHA-256 per part there. A file that stands for itself carries its own, the
+seal: a block's record in its footer, where the seal must be; a predictions file between the last
+row group and the footer, where no reader of parquet looks:
+
+    synshards sha256 9f86d081...
+
+A tool that writes such a table again leaves that out, and the file is read unchecked as those of
+other tools are.
 """
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +26,8 @@ SEAL_KEY = "content_sha256"
 BLANK = b"0" * 64
 # In the footer, which is Thrift's compact form: a field header and a length between key and value.
 SEAL_PATTERN = re.compile(SEAL_KEY.encode() + rb"..([0-9a-f]{64})", re.DOTALL)
+HIDDEN_SEAL = b"synshards sha256 "
+HIDDEN_PATTERN = re.compile(HIDDEN_SEAL + b"([0-9a-f]{64})")
 
 
 def read_parquet(path: Path, sha256: str | None, *, cure: str) -> pa.Table:
@@ -57,6 +66,24 @@ def read_sealed(path: Path, *, required: bool, cure: str) -> pa.Table:
     elif required:
         raise ValueError(f"{path}: damaged (it carries no SHA-256); {cure}")
     return _parsed(path, data, cure=cure)
+
+
+def with_hidden_seal(data: bytes) -> bytes:
+    """Return a parquet file with the SHA-256 of its bytes put before its footer."""
+    start, _ = _footer(io.BytesIO(data))
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return data[:start] + HIDDEN_SEAL + digest + data[start:]
+
+
+def check_hidden_seal(data: bytes, *, where: str, cure: str) -> None:
+    """Refuse a parquet file whose hidden seal does not fit; one without a seal passes."""
+    for match in HIDDEN_PATTERN.finditer(data):
+        digest = hashlib.sha256(memoryview(data)[: match.start()])
+        digest.update(memoryview(data)[match.end() :])
+        if digest.hexdigest().encode() == match[1]:
+            return
+    if HIDDEN_SEAL in data:
+        raise _altered(where, cure=cure)
 
 
 def part_hashes(path: Path) -> tuple[str, ...]:
@@ -120,7 +147,11 @@ def _seal_place(data: bytes) -> Part:
 
 def _compare(found: str, expected: str, *, where: str, cure: str) -> None:
     if found != expected:
-        raise ValueError(f"{where}: altered since it was written, its SHA-256 differs; {cure}")
+        raise _altered(where, cure=cure)
+
+
+def _altered(where: str, *, cure: str) -> ValueError:
+    return ValueError(f"{where}: altered since it was written, its SHA-256 differs; {cure}")
 
 
 def _bytes(path: Path, *, cure: str) -> bytes:
