@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import Positional
 
 from ingest.job.job_config import load_job
+from ingest.job.job_schema import job_schema
 from ingest.phantom.phantom_config import PhantomConfig
 from ingest.plan.make import plan_dataset
 from ingest.qc.describe_dataset import count_lines, inspect_lines, plan_lines, rules_of
@@ -135,6 +136,14 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
     print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
 
 
+def schema_command() -> None:
+    """Print the JSON schema of a job's YAML, by which editors complete and check it.
+
+    Example: python -m ingest schema > docs/job.schema.json
+    """
+    print(job_schema(), end="")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "phantom": phantom_command,
     "plan": plan_command,
@@ -142,6 +151,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finish": finish_command,
     "inspect": inspect_command,
     "export": export_command,
+    "schema": schema_command,
 }
 
 

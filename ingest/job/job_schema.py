@@ -1,0 +1,26 @@
+"""The JSON schema of a job's YAML, by which editors complete and check it."""
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ingest.job.job_config import JobConfig
+
+
+def job_schema() -> str:
+    """Return the schema as JSON text; where a list is meant, a single value may stand for it."""
+    schema = TypeAdapter(JobConfig).json_schema()
+    return json.dumps(_with_single_values(schema), indent=1, ensure_ascii=False) + "\n"
+
+
+def _with_single_values(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_single_values(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _with_single_values(value) for key, value in node.items()}
+    if node.get("type") != "array" or "items" not in node:
+        return node
+    about = {key: node.pop(key) for key in ("title", "default", "description") if key in node}
+    return {**about, "anyOf": [node, node["items"]]}
