@@ -19,7 +19,7 @@ from shards.contract.schema import (
     ShardInfo,
     check_schema_version,
 )
-from shards.pack.statistics import Moments
+from shards.contract.statistics import Moments
 from shards.storage.local import Storage
 from shards.workers.threads import Pool
 

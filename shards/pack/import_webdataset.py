@@ -32,10 +32,10 @@ from shards.contract.schema import (
     check_file_name,
     parse_manifest,
 )
+from shards.contract.statistics import Moments, moments_of
 from shards.images.limits import max_image_bytes
 from shards.pack.foreign_samples import MOST_COLORS, Seen, row_of, samples_of
 from shards.pack.make_manifest import FinishedShard, make_manifest
-from shards.pack.statistics import Moments, moments_of
 from shards.pack.tar_reader import read_tar
 from shards.storage.local import HashedFile, Storage, open_storage, sole_writer_to
 

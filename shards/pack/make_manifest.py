@@ -19,7 +19,7 @@ from shards.contract.schema import (
     ShardInfo,
     SplitInfo,
 )
-from shards.pack.statistics import Moments
+from shards.contract.statistics import Moments
 
 UNLABELLED_NAME = "unlabelled"
 

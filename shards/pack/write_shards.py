@@ -28,6 +28,7 @@ from shards.contract.schema import (
     PackNotes,
     manifest_name,
 )
+from shards.contract.statistics import Moments, moments_of
 from shards.pack.assign import (
     Division,
     PackOptions,
@@ -38,7 +39,6 @@ from shards.pack.assign import (
 )
 from shards.pack.folds import OVERLAP, divide_in_folds
 from shards.pack.make_manifest import FinishedShard, make_manifest
-from shards.pack.statistics import Moments, moments_of
 from shards.pack.tar import TarWriter, npy_header
 from shards.storage.local import Storage, hash_of, open_storage, sole_writer_to
 from shards.workers.tasks import Scheduler, run_tasks
