@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.job.job_config import JobConfig
-from ingest.plan.plan_record import Plan
-from shards.contract.documents import read_document
 from shards.contract.parquet import blank_seal, read_parquet, sealed
 from shards.contract.sample_store import DATASET
 from shards.contract.schema import (
@@ -79,12 +77,6 @@ def image_specs(
             voxel_size_nm=(z, y, x),
         )
     return specs
-
-
-def read_plan(layout: Layout) -> Plan:
-    """Return the plan of a data set."""
-    cure = "make it with `python -m ingest plan` in a new or emptied folder"
-    return read_document(Plan, layout.plan_json, what="plan", cure=cure)
 
 
 def write_table(

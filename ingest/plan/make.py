@@ -13,20 +13,18 @@ from ingest.dataset import (
     Layout,
     image_specs,
     plan_columns,
-    read_plan,
     write_table,
 )
 from ingest.job.job_config import JobConfig
 from ingest.plan.coordinates import check_positions, check_voxel_size
+from ingest.plan.image_samples import with_images
 from ingest.plan.labels import Funnel, labeller, of_few, shown_counts, tier_counts
-from ingest.plan.plan_record import Plan, Prediction, Source, source_of
+from ingest.plan.plan_record import Plan, Prediction, read_plan
 from ingest.plan.read_cost import predict, predict_files
 from ingest.plan.select import choose
 from ingest.plan.splits import check_no_class_empty, counts_by_split, neurons_by_split
-from ingest.tables.remote_tables import check_table, is_remote, remote_identity
-from ingest.tables.synapse_tables import num_rows, synapse_batches
-from ingest.volume.files.image_files import with_images
-from ingest.volume.files.image_folder import folder_identity
+from ingest.tables.identity import Source, source_of, table_identity
+from ingest.tables.synapse_tables import synapse_batches
 from ingest.volume.geometry import Box, inside
 from ingest.volume.masks import mask_scale
 from ingest.volume.open import load_scale, stored_sizes, volume_identity
@@ -36,7 +34,7 @@ from shards.contract.documents import to_plain, write_document
 from shards.contract.parquet import part_hashes
 from shards.contract.sample_store import create_store, file_hashes, remove_leftovers
 from shards.contract.schema import SCHEMA_VERSION, SPLITS
-from shards.storage.atomic import atomic_write, sha256_of_file
+from shards.storage.atomic import atomic_write
 from shards.storage.locks import sole_writer
 
 SIZE_PROBES = 16
@@ -84,7 +82,7 @@ def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[Source]]:
     """Return the job with CAVE's tables as files, and what tells those from others."""
     if not job.uses_cave:
         return job, []
-    from ingest.tables.cave import local_job  # here, as caveclient takes a second to import
+    from ingest.plan.cave_job import local_job  # here, as caveclient takes a second to import
 
     return local_job(job)
 
@@ -142,18 +140,6 @@ def job_sources(job: JobConfig) -> list[Source]:
     paths = [table.path for table in job.tables if table.source == "files"]
     identities = [table_identity(path) for path in dict.fromkeys(paths)]
     return [*identities, source_of(volume_identity(job.volume, saved=True))]
-
-
-def table_identity(path: str) -> Source:
-    """Return what tells a table from another."""
-    check_table(path)
-    if is_remote(path):
-        return source_of(remote_identity(path))
-    file = Path(path.removeprefix("file://"))
-    if file.is_dir():
-        return source_of({"kind": "table", **folder_identity(path)})
-    size, digest = file.stat().st_size, sha256_of_file(file)
-    return {"kind": "table", "path": path, "bytes": size, "sha256": digest, "rows": num_rows(path)}
 
 
 def _check_same(layout: Layout, job: JobConfig, sources: tuple[Source, ...]) -> None:

@@ -2,35 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired
 
-from pydantic import with_config
-from typing_extensions import TypedDict
-
+from ingest.dataset import Layout
 from ingest.job.image_config import Center
 from ingest.job.job_config import JobConfig
-from shards.contract.documents import document, parse_plain
+from ingest.tables.identity import Source
+from shards.contract.documents import document, read_document
 from shards.contract.schema import SPLITS, check_schema_version
-
-
-@with_config(extra="allow", strict=True)
-class Source(TypedDict):
-    """What tells a table or a volume from another; a kind of source may have further keys."""
-
-    kind: Literal["table", "volume"]
-    path: str
-    bytes: NotRequired[int]
-    rows: NotRequired[int | None]
-    sha256: NotRequired[str]
-    materialization_version: NotRequired[int]
-    materialization_time: NotRequired[str]
-    neurons_asked_for: NotRequired[int | None]
-    neurons_not_asked_for: NotRequired[dict[str, int]]
-
-
-def source_of(value: Mapping[str, object]) -> Source:
-    """Return what tells a table or a volume from another as a `Source`."""
-    return parse_plain(Source, dict(value), where=f"{value['path']}: its identity", cure="")
 
 
 @document
@@ -139,3 +117,9 @@ class Rules:
 
     def __post_init__(self) -> None:
         _check_splits(neurons=self.neurons)
+
+
+def read_plan(layout: Layout) -> Plan:
+    """Return the plan of a data set."""
+    cure = "make it with `python -m ingest plan` in a new or emptied folder"
+    return read_document(Plan, layout.plan_json, what="plan", cure=cure)

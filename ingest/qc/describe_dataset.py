@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ingest.dataset import Layout, read_finished, read_plan
+from ingest.dataset import Layout, read_finished
 from ingest.plan.labels import ROWS
-from ingest.plan.plan_record import Plan, Rules
+from ingest.plan.plan_record import Plan, Rules, read_plan
 from shards.contract.documents import parse_plain
 from shards.contract.sample_store import read_dataset
 from shards.contract.schema import SPLITS, Dataset

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ingest.dataset import BLOCKS_A_ROW_GROUP, Layout, read_plan, write_block
+from ingest.dataset import BLOCKS_A_ROW_GROUP, Layout, write_block
 from ingest.job.image_config import QcConfig
 from ingest.job.job_config import JobConfig
-from ingest.plan.plan_record import Plan
+from ingest.plan.plan_record import Plan, read_plan
 from ingest.qc.measure import Quality, flags, measure, reject_reason
 from ingest.volume.files.image_files import read_image
 from ingest.volume.masks import fill_masks, mask_scale

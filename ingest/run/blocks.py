@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ingest.dataset import Layout, read_plan
-from ingest.plan.make import table_identity
-from ingest.plan.plan_record import Plan
+from ingest.dataset import Layout
+from ingest.plan.plan_record import Plan, read_plan
 from ingest.run.block import BlockResult, planned_samples
 from ingest.run.schedulers import Blocks, finished_blocks, finished_here
 from ingest.run.self_test import check_masks, check_voxels
+from ingest.tables.identity import table_identity
 from ingest.volume.masks import mask_scale
 from ingest.volume.open import open_volume, reference_reader, volume_identity
 from shards.cli.progress import progress

@@ -11,12 +11,11 @@ from ingest.dataset import (
     REJECT_COLUMNS,
     Layout,
     image_specs,
-    read_plan,
     read_table,
     write_table,
 )
 from ingest.plan.labels import tier_counts
-from ingest.plan.plan_record import Plan, Rules
+from ingest.plan.plan_record import Plan, Rules, read_plan
 from ingest.plan.splits import check_no_class_empty, neurons_by_split
 from ingest.qc.plots import draw_all
 from shards.contract.documents import to_plain

@@ -24,10 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.job.cave_config import CaveConfig
-from ingest.job.job_config import JobConfig, LabelConfig, LabelTable, ProofreadTable, SynapseConfig
-from ingest.plan.labels import neuron_labels
-from ingest.plan.plan_record import Source
+from ingest.job.job_config import SynapseConfig
 from ingest.tables.cave_client import LOG, TOLD_WAIT_S, Answer, Cave, Patience, Question
+from ingest.tables.identity import Source
 from ingest.tables.synapse_tables import AXES
 from shards.cli.progress import progress
 from shards.contract.documents import read_document, write_document
@@ -39,42 +38,6 @@ WAIT_S = 0.2  # between looks whether another plan has ended
 NUCLEUS_ID = "target_id"  # a reference table's other ids swap names between ways of asking
 
 Item = TypeVar("Item")
-AnyTable = TypeVar("AnyTable", LabelTable, ProofreadTable)
-
-
-def local_job(job: JobConfig, patience: Patience | None = None) -> tuple[JobConfig, list[Source]]:
-    """Return `job` with its CAVE tables as files, and what tells each table from another.
-
-    The files are in the cache; what it lacks is asked for.
-    """
-    assert job.cave is not None, "a job with CAVE tables has a cave section"
-    library = Library(job.cave, patience)
-    labels, synapses = _local_labels(job.labels, library), job.synapses
-    if synapses.source == "cave":
-        neurons = neuron_labels(labels)
-        path = library.synapses(synapses, sorted(map(int, neurons.labels.index)))
-        synapses = replace(synapses, source="files", path=str(path))
-        library.sources[-1]["neurons_not_asked_for"] = {
-            "more than one nucleus": len(neurons.multi_nucleus),
-            "label tables in conflict": len(neurons.conflicts),
-            "left out by the config": len(neurons.left_out),
-        }
-    return replace(job, labels=labels, synapses=synapses, cave=None), library.sources
-
-
-def _local_labels(labels: LabelConfig, library: "Library") -> LabelConfig:
-    proofread = labels.proofread
-    return replace(
-        labels,
-        tables=tuple(_local(table, library) for table in labels.tables),
-        proofread=None if proofread is None else _local(proofread, library),
-    )
-
-
-def _local(table: AnyTable, library: "Library") -> AnyTable:
-    if table.source != "cave":
-        return table
-    return replace(table, source="files", path=str(library.table(table.path)))
 
 
 class Library:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real_data
 SCRIPT = """
 import sys
 from pathlib import Path
-from ingest.tables.cave import local_job
+from ingest.plan.cave_job import local_job
 from ingest.job.job_config import load_job
 local_job(load_job(Path(sys.argv[1])))
 """

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import ingest.plan.read_cost
-from ingest.dataset import Layout, read_plan
+from ingest.dataset import Layout
 from ingest.job.job_config import load_job
 from ingest.plan.make import plan_dataset
+from ingest.plan.plan_record import read_plan
 from ingest.run.block import Opened, execute
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ingest.dataset import Layout, read_finished, read_plan
+from ingest.dataset import Layout, read_finished
+from ingest.plan.plan_record import read_plan
 from ingest.run.block import planned_samples
 from ingest.run.finish import block_record, plan_rejects
 from shards.contract.documents import to_plain
