@@ -86,7 +86,7 @@ class Job:
 
 
 def synapse_rows(centers_xyz: np.ndarray, resolution_xyz: Any = (4, 4, 40)) -> pd.DataFrame:
-    """A synapse table in CAVE's columns for centres in the volume's voxels; 4 rows a neuron."""
+    """A synapse table in CAVE's columns for centres in the volume's voxels; 4 rows per neuron."""
     scale = np.array(RESOLUTION_XYZ) // np.array(resolution_xyz)
     position = np.asarray(centers_xyz) * scale
     number = np.arange(len(position))

@@ -30,7 +30,7 @@ SQL = {"int64": "bigint", "float64": "double precision", "object": "character va
 
 
 def synapses() -> pd.DataFrame:
-    """170 synapses a neuron, in a corner of minnie65: positions in voxels of 4×4×40 nm."""
+    """170 synapses per neuron, in a corner of minnie65: positions in voxels of 4×4×40 nm."""
     rng = np.random.default_rng(8)
     count = NEURONS * PER_NEURON
     table = pd.DataFrame(
