@@ -2,10 +2,10 @@
 
     python benchmarks/recipes.py SHARDS OUT [--seconds 600] [--recipes unet3d …] [--table]
 
-SHARDS is a folder with the shard sets `cube` and `patch`. Images are cropped, but for the earlier
-work's CNNs, which differ by their crops. There are as many epochs as the time allows by the speed
-of the first steps, but one at least and `--epochs` at most. Threshold and checkpoint are chosen by
-validation. What is in OUT already is not done again; --table only prints.
+SHARDS is a folder with the shard sets `cube` and `patch`. Images are cropped, but for the
+CNNs of the 2D baseline, which differ by their crops. There are as many epochs as the time allows
+by the speed of the first steps, but one at least and `--epochs` at most. Threshold and checkpoint
+are chosen by validation. What is in OUT already is not done again; --table only prints.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Evaluate predictions, ours or any model's.
+"""Evaluate predictions of a trained run or of any other model.
 
     python -m eval RUN|PREDICTIONS [OTHER …] [--out FOLDER]    metrics.json and report.html
     python -m eval compare RUN OTHER [OTHER …] [--out FOLDER]  the same, two at least
@@ -35,19 +35,19 @@ class Evaluate:
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, or predictions (parquet; CSV of synapse_id, probability, label, neuron)."""
     compare: tuple[Path, ...] = ()
-    """More of them, to compare with."""
+    """More runs or predictions files, to compare with."""
     out: Path | None = None
-    """Where the two files go; the first run's folder unless given."""
+    """Folder for the two files; the first run's folder unless given."""
     criterion: Literal["balanced_accuracy", "accuracy", "f1", "mcc"] = "balanced_accuracy"
-    """What the threshold maximises on validation."""
+    """Score that the threshold maximizes on validation."""
     data: str | None = None
-    """Shard set of the predictions; the noted one unless given."""
+    """Shard set of the predictions; the one recorded with them unless given."""
     use_data: bool = True
-    """Open the shard set: for pictures, baselines, and the audit of all splits."""
+    """Open the shard set: for images, baselines, and the audit of all splits."""
     images: bool = True
     """Read images: for the gallery, the image baseline and image duplicates."""
     split: Literal["test", "val", "train", "all"] = "test"
-    """Which rows are scored; all takes every row of a table, whatever its splits."""
+    """Split to score; all takes every row of a table, whatever its splits."""
     pool: bool = False
     """Take the runs as the folds of one cross-validation: all their test neurons together."""
     tags: Path | None = None
@@ -58,7 +58,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a Neuroglancer precomputed annotation layer, points coloured by class.
+    """Write a Neuroglancer precomputed annotation layer, points colored by class.
 
     Example: python -m eval export runs/demo/3d/predictions/test.parquet --out runs/demo/layer
     """

@@ -1,4 +1,4 @@
-"""What the command line does: open the subjects, evaluate each, write the page."""
+"""The actions of the command line: open the subjects, evaluate each, write the page."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ STEPS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """What is evaluated and what else is known about it."""
+    """Predictions to evaluate, and what else is known about them."""
 
     paths: tuple[Path, ...]
     data: str | None = None
@@ -54,10 +54,10 @@ def evaluate_paths(
             options = replace(options, notes=(*options.notes, POOLED_NOTE))
         tags = read_tags(sources.tags) if sources.tags else None
         subjects = [replace(_open(path, sources), tags=tags) for path in sources.paths]
-        found = [_evaluate(subject, options) for subject in with_names(subjects)]
-        metrics = metrics_of(found, command)
+        evaluations = [_evaluate(subject, options) for subject in with_names(subjects)]
+        metrics = metrics_of(evaluations, command)
         _, page = write_report(
-            found,
+            evaluations,
             metrics,
             folder,
             images=options.images,
@@ -84,9 +84,9 @@ def with_names(subjects: list[Subject]) -> list[Subject]:
         replace(s, name=f"{s.folder.resolve().name}/{s.name}") if counts[s.name] > 1 else s
         for s in subjects
     ]
-    again = Counter(subject.name for subject in named)
+    repeated = Counter(subject.name for subject in named)
     return [
-        replace(s, name=f"{s.name} ({place + 1})") if again[s.name] > 1 else s
+        replace(s, name=f"{s.name} ({place + 1})") if repeated[s.name] > 1 else s
         for place, s in enumerate(named)
     ]
 
@@ -99,4 +99,4 @@ def export_path(path: Path, out: Path) -> None:
     with sole_writer(out):
         write_layer(out, layer, info.class_names)
     print(f"{len(frame):,} annotations in {out}: serve it, add the layer precomputed://URL, and")
-    print(f"colour it by the shader {SHADER}")
+    print(f"color it with the shader {SHADER}")

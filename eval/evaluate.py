@@ -55,12 +55,12 @@ from eval.subject import (
 from shards.contract.schema import SPLITS
 
 BASELINE_REPLICATES = 1000
-AUDIT_IMAGES = 4000  # a split
+AUDIT_IMAGES = 4000  # per split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How to evaluate."""
+    """Options of an evaluation."""
 
     criterion: str = "balanced_accuracy"
     images: bool = True  # gallery, image baseline, image duplicates
@@ -78,7 +78,7 @@ class OfNeurons:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What the report is drawn from: the record in metrics.json, and arrays."""
+    """The source of the report: the record in metrics.json, and arrays."""
 
     subject: Subject
     run: Run
@@ -176,8 +176,8 @@ def _calibration(subject: Subject, test: Scored) -> tuple[calibration.Calibrator
     methods = {}
     for name, calibrate in fitted.items():
         values = replace(test, probabilities=calibrate(test.probabilities), tau=None)
-        found = score(values, ranks=False, num=BASELINE_REPLICATES)
-        methods[name] = {key: found[key] for key in ("ece", "log_loss", "brier")}
+        scores = score(values, ranks=False, num=BASELINE_REPLICATES)
+        methods[name] = {key: scores[key] for key in ("ece", "log_loss", "brier")}
     return fitted[chosen], Calibration(chosen=chosen, methods=methods)
 
 
@@ -202,9 +202,9 @@ def _neurons(
     keys = ("balanced_accuracy", "accuracy", "log_loss", "ece")
     scores: dict[str, Intervals] = {}
     for name, values in methods.items():
-        found = score(neurons.as_neurons(test, values), ranks=False, num=BASELINE_REPLICATES)
+        intervals = score(neurons.as_neurons(test, values), ranks=False, num=BASELINE_REPLICATES)
         kept = keys if name in {"independent", "correlated"} else keys[:2]
-        scores[name] = {key: found[key] for key in kept}
+        scores[name] = {key: intervals[key] for key in kept}
     curve = neurons.accuracy_by_synapses(test, calibrated, model)
     consensus = Neurons(
         correlation=model.correlation if model.measured else None,
@@ -335,25 +335,25 @@ def _score_guess(subject: Subject, guess: Guess, options: Options) -> Baseline:
     if subject.val is not None and tau is not None:
         tau = sweep(subject.val.scored.labels, guess.val[:, 1], options.criterion).tau
     scored = replace(subject.test.scored, probabilities=guess.test, tau=tau)
-    found = score(scored, num=BASELINE_REPLICATES)
-    return Baseline(note=guess.note, tau=tau, metrics=found)
+    metrics = score(scored, num=BASELINE_REPLICATES)
+    return Baseline(note=guess.note, tau=tau, metrics=metrics)
 
 
 def _reader(subject: Subject, tables: Tables) -> Callable[[str, Ints], Images]:
     places = {"train": tables.train["row"].to_numpy(np.int64)}
     for split, frame in (("val", tables.val), ("test", tables.test)):
         if len(frame):
-            places[split] = _found_rows(subject, split, frame)
+            places[split] = _index_rows(subject, split, frame)
     return lambda split, rows: images_of(subject, split, places[split][rows])
 
 
-def _found_rows(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:
+def _index_rows(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:
     rows = rows_in_index(subject, split, frame)
     if (rows < 0).any():
         assert subject.shards is not None
         raise ValueError(
             f"{int((rows < 0).sum())} of {len(rows)} predicted samples are not in the {split} "
-            f"split of {subject.shards.url}; give the set that was predicted by --data"
+            f"split of {subject.shards.url}; name the predicted set with --data"
         )
     return rows
 
@@ -366,15 +366,15 @@ def _audit(subject: Subject, tables: Tables | None, options: Options) -> Audit:
             frames = {"val": subject.val.frame, **frames}
         return _audited(audit_tables(frames, None), list(frames))
     splits = [s for s in SPLITS if s in shards.manifest.splits and len(shards.index(s))]
-    found = audit_tables({s: index_frame(shards, s) for s in splits}, box_nm(subject))
+    findings = audit_tables({s: index_frame(shards, s) for s in splits}, box_nm(subject))
     if not options.images:
-        return _audited(found, splits)
+        return _audited(findings, splits)
     images = {}
     for split in splits:
         length = len(shards.index(split))
         rows = np.linspace(0, length - 1, min(length, AUDIT_IMAGES)).astype(np.int64)
         images[split] = images_of(subject, split, rows)
-    return _audited(found + audit_images(images), splits)
+    return _audited(findings + audit_images(images), splits)
 
 
 def _audited(findings: list[Finding], splits: list[str]) -> Audit:

@@ -1,4 +1,4 @@
-"""The records of metrics.json. What is None was not measured: what it needs is not known."""
+"""The records of metrics.json; None stands for what could not be measured."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -51,7 +51,7 @@ class ClassScore:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What each method gives on test; `chosen` is the one in use, None without validation."""
+    """Scores of each method on test; `chosen` is the one in use, None without validation."""
 
     chosen: str | None
     methods: dict[str, Intervals]
@@ -118,7 +118,7 @@ class OddSynapse:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedNeurons:
-    """How many, and the first of them."""
+    """Their number, and the first of them."""
 
     count: int
     listed: tuple[MixedNeuron, ...]
@@ -127,7 +127,7 @@ class MixedNeurons:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MislabelledNeurons:
-    """How many, and the first of them."""
+    """Their number, and the first of them."""
 
     count: int
     listed: tuple[MislabelledNeuron, ...]
@@ -136,7 +136,7 @@ class MislabelledNeurons:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OddSynapses:
-    """How many, and the first of them."""
+    """Their number, and the first of them."""
 
     count: int
     listed: tuple[OddSynapse, ...]
@@ -145,7 +145,7 @@ class OddSynapses:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suspects:
-    """What a proofreader should look at."""
+    """Suspects that a proofreader should look at."""
 
     val_neurons_left_out: int
     mixed_neurons: MixedNeurons
@@ -258,7 +258,7 @@ class Comparison:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntervalNote:
-    """How intervals were drawn."""
+    """The way intervals were drawn."""
 
     level: float
     replicates: int

@@ -1,4 +1,4 @@
-"""What is evaluated: the predictions of a run or of any model, and what is known about them."""
+"""The subject of an evaluation: predictions of a run or any model, and what is known of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -39,13 +39,13 @@ class Part:
 
     @property
     def known(self) -> Mask:
-        """Which rows (n,) have a known neuron; none where there are fewer than two neurons."""
+        """Mask (n,) of the rows with a known neuron; all false with fewer than two neurons."""
         num_known = len(self.neuron_ids) - self.num_alone
         return np.asarray(self.scored.groups < (num_known if num_known >= 2 else 0))
 
     @property
     def has_neurons(self) -> bool:
-        """Whether two neurons at least are known."""
+        """True if at least two neurons are known."""
         return len(self.neuron_ids) - self.num_alone >= 2
 
     @property
@@ -75,7 +75,7 @@ class Subject:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.info.class_names)
 
 
@@ -99,15 +99,15 @@ def open_subject(
         shards = open_shards(url, fold=fold)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"{subject.path}: the shard set that was predicted cannot be read ({error}); say where "
-            "it is by --data, or evaluate without it by --no-use-data"
+            f"{subject.path}: the shard set that was predicted cannot be read ({error}); give "
+            "its URL with --data, or evaluate without it with --no-use-data"
         ) from None
     noted = subject.info.manifest_sha256 or run.manifest_sha256
     if noted and noted != shards.manifest_sha256:
         raise ValueError(
             f"{subject.path} was predicted on a shard set whose manifest has SHA-256 {noted[:12]}…"
-            f", {shards.url} has {shards.manifest_sha256[:12]}…; give that set by --data, predict "
-            "again, or evaluate without it by --no-use-data"
+            f", {shards.url} has {shards.manifest_sha256[:12]}…; give that set with --data, "
+            "predict again, or evaluate without it with --no-use-data"
         )
     return replace(subject, shards=shards)
 
@@ -124,7 +124,7 @@ def _open_run(folder: Path, split: str) -> Subject:
     path = places / f"{split}.parquet"
     if not path.is_file():
         raise ValueError(
-            f"{path}: no predictions on {split}; make them by "
+            f"{path}: no predictions on {split}; make them with "
             f"`python -m trainer predict {folder} --split val test`"
         )
     subject = _open_file(path, split)
@@ -340,5 +340,5 @@ def box_nm(subject: Subject) -> tuple[float, float, float] | None:
 
 
 def centers_of(frame: pd.DataFrame) -> Floats:
-    """Return centres (n, 3) in x, y, z nm."""
+    """Return centers (n, 3) in x, y, z nm."""
     return frame[CENTERS].to_numpy(np.float64)

@@ -31,7 +31,7 @@ Words = tuple[str, ...]
 
 @dataclass(kw_only=True)
 class Common:
-    """What every submission takes; words after `--` go to the command as they are."""
+    """Options of every submission; words after `--` go to the command as they are."""
 
     run: Path
     """folder that gets slurm/ with scripts, logs and records, for status, cancel and --resume"""
@@ -41,7 +41,7 @@ class Common:
     """sbatch options: NAME=VALUE for every step, STEP.NAME=VALUE for one, NAME for a flag; NAME=
     takes one of the site's away"""
     limit: int | None = None
-    """how many tasks of an array may run at once"""
+    """most tasks of an array that may run at once"""
     dry_run: bool = False
     """print the scripts and submit nothing"""
     resume: bool = False
@@ -70,7 +70,7 @@ class Ingest(Common):
 
 @dataclass(kw_only=True)
 class Pack(Common):
-    """Pack a data set into WebDataset shards, a task for each view.
+    """Pack a data set into WebDataset shards, one task per view.
 
     Example: python -m slurm submit pack data/v1 --view patch cube --out shards/v1 --run runs/pack
     """
@@ -82,7 +82,7 @@ class Pack(Common):
     out: str
     """URL of the shard set"""
     folds: int | None = None
-    """for a cross-validation by neuron of so many folds, over the same tars"""
+    """number of folds of a cross-validation by neuron, over the same tars"""
 
     def steps(self, extra: Words) -> tuple[Step, ...]:
         sets = stages.shard_sets(self.out, self.view, self.folds)
@@ -115,7 +115,7 @@ class Train(Common):
 
 @dataclass(kw_only=True)
 class Predict(Common):
-    """Predict splits with trained runs, a task a run.
+    """Predict splits with trained runs, one task per run.
 
     Example: python -m slurm submit predict runs/sweep/resnet50_2d-seed1 --run runs/predict -- --tta
     """
@@ -162,7 +162,7 @@ class Pipeline(Common):
     tasks: int = 16
     """number of ingest tasks"""
     folds: int | None = None
-    """train and test each recipe on so many folds of a cross-validation by neuron"""
+    """number of folds of a cross-validation by neuron, to train and test each recipe on"""
     seeds: tuple[int, ...] = ()
     """seeds; none leaves the recipe's own"""
 
@@ -200,7 +200,7 @@ def submit_command() -> None:
 
 
 def status(run: Positional[Path]) -> None:
-    """Show every step of a chain, what failed with its last words, and how to continue.
+    """Show every step of a chain, what failed with the end of its log, and how to continue.
 
     Example: python -m slurm status runs/v1
 

@@ -1,4 +1,4 @@
-"""The chains: which commands of ours run, in which tasks, and after what. Pure."""
+"""The chains: which synshards commands run, in which tasks, and in what order. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def shard_sets(out: str, views: Sequence[str], num_folds: int | None) -> dict[st
 
 
 def pack(dataset: str, sets: Mapping[str, Command], *, extra: Command) -> Step:
-    """Return the step that packs each of `shard_sets`, a task a set."""
+    """Return the step that packs each of `shard_sets`, one task per set."""
     commands = tuple(
         ("-m", "shards", "pack", dataset, *arguments, "--out", url, *extra)
         for url, arguments in sets.items()
@@ -86,13 +86,13 @@ def pack(dataset: str, sets: Mapping[str, Command], *, extra: Command) -> Step:
 
 
 def train(tasks: Sequence[TrainTask], *, extra: Command) -> Step:
-    """Return the step that trains each run of the sweep, a task a run."""
+    """Return the step that trains each run of the sweep, one task per run."""
     commands = tuple(task.command(extra) for task in tasks)
     return Step(name="train", commands=commands, launch="accelerate")
 
 
 def predict(runs: Sequence[str], splits: Sequence[str], *, extra: Command) -> Step:
-    """Return the step that predicts the splits with each run, a task a run."""
+    """Return the step that predicts the splits with each run, one task per run."""
     commands = tuple(("-m", "trainer", "predict", run, "--split", *splits, *extra) for run in runs)
     return Step(name="predict", commands=commands)
 
@@ -143,7 +143,7 @@ def _pooled(runs: Sequence[TrainTask], report: PurePosixPath) -> list[tuple[Comm
     folds: dict[str, list[str]] = {}
     for task in runs:
         folds.setdefault(task.recipe + _varied("seed", task.seed), []).append(task.run)
-    return [((*found, "--pool"), str(report / name)) for name, found in folds.items()]
+    return [((*folders, "--pool"), str(report / name)) for name, folders in folds.items()]
 
 
 def _varied(name: str, value: int | None) -> str:

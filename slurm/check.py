@@ -1,4 +1,4 @@
-"""Whether the commands of a chain would be understood, asked of each before any is submitted."""
+"""A check of the commands of a chain: each is tried with --check before any is submitted."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def check_commands(steps: Sequence[Step], extra: Command) -> None:
     """
     for command in _kinds(steps, extra):
         try:
-            ended = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, *command, "--check"],
                 capture_output=True,
                 text=True,
@@ -31,9 +31,9 @@ def check_commands(steps: Sequence[Step], extra: Command) -> None:
                 f"python {' '.join(command)} --check gave no answer in {TIMEOUT_S} s: is the file "
                 "system of this installation slow? try again"
             ) from None
-        if ended.returncode:
-            told = " ".join(ended.stderr.translate(_BOX).split()).removeprefix("error: ")
-            raise UsageError(f"{' '.join(command[1:3])} would refuse its options: {told}")
+        if result.returncode:
+            message = " ".join(result.stderr.translate(_BOX).split()).removeprefix("error: ")
+            raise UsageError(f"{' '.join(command[1:3])} would refuse its options: {message}")
 
 
 def _kinds(steps: Sequence[Step], extra: Command) -> Iterator[Command]:

@@ -1,4 +1,4 @@
-"""What a job is: frozen records, checked when they are made."""
+"""Records of a job: frozen, and checked when they are made."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ PLACEMENT = ("partition", "qos", "constraint", "nodelist", "reservation", "exclu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What sbatch is asked for: its long options by name, a flag such as `exclusive` with "".
+    """Request to sbatch: its long options by name, a flag such as `exclusive` with "".
 
     `given_gpus` are the GPUs that a node has without being asked, where the site states them.
     """
@@ -43,16 +43,16 @@ class Resources:
     @property
     def num_nodes(self) -> int:
         """Number of nodes asked for, at least; 1 where nothing is said."""
-        asked = self.options.get("nodes", "1")
-        if not re.fullmatch(r"[1-9]\d*(-\d+)?", asked):
-            raise ValueError(f"sbatch option nodes must be a number from 1, got {asked!r}")
-        return int(asked.split("-")[0])
+        nodes = self.options.get("nodes", "1")
+        if not re.fullmatch(r"[1-9]\d*(-\d+)?", nodes):
+            raise ValueError(f"sbatch option nodes must be a number from 1, got {nodes!r}")
+        return int(nodes.split("-")[0])
 
     @property
     def gpus_per_node(self) -> int | None:
         """GPUs on each node, from `gpus-per-node`, `gres` or the site; None where none says it."""
-        asked = {name: num_gpus(name, value) for name, value in self.options.items()}
-        stated = {name: count for name, count in asked.items() if count is not None}
+        counts = {name: num_gpus(name, value) for name, value in self.options.items()}
+        stated = {name: count for name, count in counts.items() if count is not None}
         if vague := sorted(stated.keys() - {"gpus-per-node", "gres"}):
             raise ValueError(
                 f"sbatch option {vague[0]!r} leaves open how many GPUs a node has, which training "
@@ -74,7 +74,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """How a job comes to an interpreter that has synshards installed.
+    """The way a job gets an interpreter that has synshards installed.
 
     `setup` are lines of bash run before the command, `container` is an argument list put before
     it, such as ("apptainer", "exec", "--nv", "synshards.sif"), and `python` the interpreter.
@@ -143,7 +143,7 @@ class ArrayJob:
 
     @property
     def num_ranks(self) -> int:
-        """Number of processes that train together: one a GPU, or one a node without any."""
+        """Number of processes that train together: one per GPU, or one per node without any."""
         return self.resources.num_nodes * max(1, self.resources.gpus_per_node or 0)
 
     @property

@@ -1,8 +1,8 @@
-"""What a chain leaves in RUN/slurm, which is all that resume, status and cancel go by.
+"""Records of a chain in RUN/slurm, all that resume, status and cancel go by.
 
 chain.json                 a `Chain`: the steps, and the jobs submitted for each
-scripts/STEP-START.sh      a script an array; START is its first task
-logs/STEP-START/INDEX.log  what a task said, over all its starts
+scripts/STEP-START.sh      one script per array; START is its first task
+logs/STEP-START/INDEX.log  output of a task, over all its starts
 tasks/STEP/TASK            the task's own record, written by the script
 """
 
@@ -55,7 +55,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRecord:
-    """What the task itself noted last: running, done, failed, or stopped by a signal."""
+    """Last state that the task itself recorded: running, done, failed, or stopped by a signal."""
 
     state: str
     exit_code: int

@@ -53,7 +53,7 @@ wait "$child"
 exit
 """
 
-# One launcher a node. It ignores the signals, or it would end and take the trainer with it, which
+# One launcher per node. It ignores the signals, or it would end and take the trainer with it, which
 # hears them itself.
 _LAUNCHER = (
     'trap "" USR1 TERM; exec "$0" -m accelerate.commands.launch --machine_rank "$SLURM_PROCID" "$@"'

@@ -13,14 +13,14 @@ TIMEOUT_S = 120
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Queued:
-    """What squeue says of a task that has not ended."""
+    """A task that has not ended, as squeue reports it."""
 
     state: str
     reason: str
 
     @property
     def is_running(self) -> bool:
-        """Whether it holds a node now."""
+        """True if it holds a node now."""
         return self.state not in {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 
 
@@ -62,12 +62,12 @@ def scancel(job_ids: Iterable[str]) -> None:
 
 def max_array_size() -> int:
     """Return Slurm's MaxArraySize: array indices stay below it."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]), re.M)
-    if not found:
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]), re.M)
+    if not match:
         raise ValueError(
-            "scontrol show config names no MaxArraySize: is this Slurm 20.02 or newer?"
+            "scontrol show config shows no MaxArraySize: is this Slurm 20.02 or newer?"
         )
-    return int(found[1])
+    return int(match[1])
 
 
 def _call(command: Sequence[str]) -> str:
@@ -94,7 +94,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _failure(command: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
-    said = " ".join(result.stderr.split()) or f"exit code {result.returncode}"
+    message = " ".join(result.stderr.split()) or f"exit code {result.returncode}"
     submits = command[0] == "sbatch"
     cure = "correct the --option or the site file" if submits else "ask sinfo whether Slurm is up"
-    return f"{shlex.join(command)} failed: {said}; {cure}"
+    return f"{shlex.join(command)} failed: {message}; {cure}"

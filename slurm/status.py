@@ -1,4 +1,4 @@
-"""Where a chain stands: from the tasks' own records and the queue, without accounting."""
+"""State of a chain: from the tasks' own records and the queue, without accounting."""
 
 import shlex
 from collections import Counter
@@ -33,7 +33,7 @@ class StepStatus:
 
     @property
     def counts(self) -> Counter[State]:
-        """How many tasks are in each state."""
+        """Number of tasks in each state."""
         return Counter(task.state for task in self.tasks)
 
     @property
@@ -58,7 +58,7 @@ def overall(statuses: list[StepStatus]) -> State:
 
 
 def describe(folder: Path, chain: Chain, statuses: list[StepStatus]) -> str:
-    """Return the chain as text: a line a step, then the failures, their logs, and the cure."""
+    """Return the chain as text: one line per step, then the failures, their logs, and the cure."""
     state = overall(statuses)
     lines = [f"{folder.parent}: {state}"]
     lines += [f"  {_step_line(status)}" for status in statuses]
@@ -111,14 +111,14 @@ def _is_stuck(status: StepStatus) -> bool:
 
 
 def _step_line(status: StepStatus) -> str:
-    told = (_count(status, state) for state in reversed(STATES) if status.counts[state])
-    return f"{status.step.name:<8}{', '.join(told)}"
+    counts = (_count(status, state) for state in reversed(STATES) if status.counts[state])
+    return f"{status.step.name:<8}{', '.join(counts)}"
 
 
 def _count(status: StepStatus, state: State) -> str:
     notes = {task.note for task in status.tasks if task.state == state} - {"", "None"}
-    told = f" ({', '.join(sorted(notes))})" if notes and state in _WITH_NOTE else ""
-    return f"{status.counts[state]} {state}{told}"
+    shown = f" ({', '.join(sorted(notes))})" if notes and state in _WITH_NOTE else ""
+    return f"{status.counts[state]} {state}{shown}"
 
 
 def _failures(folder: Path, status: StepStatus) -> list[str]:

@@ -34,7 +34,7 @@ class Request:
 
 
 def submit(request: Request, max_array_size: int, *, resume: bool) -> Iterator[str]:
-    """Submit what is not done yet; yield a line a step.
+    """Submit what is not done yet; yield one line per step.
 
     Without `resume` the run folder must hold no chain. With it, tasks that are done stay done and
     tasks in the queue stay there, unless a step before them is submitted again.
@@ -78,7 +78,7 @@ class _Submission:
     queue: dict[Task, Queued]
     sbatch: Sbatch
     waits: tuple[str, ...] = ()
-    renewed: bool = False  # whether any task was submitted
+    renewed: bool = False  # true once any task was submitted
 
     def submit_step(self, step: Step, arrays: Sequence[ArrayJob]) -> str:
         """Submit the tasks of a step that are neither done nor queued; say how many."""

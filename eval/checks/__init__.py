@@ -1,1 +1,1 @@
-"""What a score must be read beside: baselines, and the audit of splits for leaks."""
+"""Checks to read beside a score: baselines, and the audit of splits for leaks."""

@@ -1,4 +1,4 @@
-"""What splits share, and what that means for a score.
+"""Samples that splits share, and what that means for a score.
 
 Between train and test it must be nothing. On validation thresholds, calibration and checkpoints are
 chosen, no weights are learned: what another split shares with it biases these choices.
@@ -16,7 +16,7 @@ from eval.inputs.predictions import CENTERS, Floats, Ints
 from eval.inputs.rows import Images
 from eval.results import Finding
 
-THUMBNAIL = 32  # pixels a side
+THUMBNAIL = 32  # pixels per side
 SAME_ABOVE = 0.95  # correlation of thumbnails
 MOST = 0.5  # a test split of which validation has this share was not held out
 NEURONS, SAMPLES, BOXES, IMAGES = CHECKS = (
@@ -97,7 +97,7 @@ SELECTION = {
 
 
 def audit_images(images: dict[str, Images]) -> list[Finding]:
-    """Compare every two splits' images (b, c, [z], y, x) by thumbnails of their centre sections."""
+    """Compare every two splits' images (b, c, [z], y, x) by thumbnails of their center sections."""
     thumbs = {split: thumbnails(values) for split, values in images.items()}
     return [
         graded(_duplicates(thumbs[first], thumbs[second], (first, second)))
@@ -106,7 +106,7 @@ def audit_images(images: dict[str, Images]) -> list[Finding]:
 
 
 def thumbnails(images: Images) -> Floats:
-    """Return the centre sections (b, p) at `THUMBNAIL` pixels a side, mean 0 and length 1."""
+    """Return the center sections (b, p) at `THUMBNAIL` pixels per side, mean 0 and length 1."""
     small = shrink(center_section(images), THUMBNAIL).reshape(len(images), -1)
     small = small - small.mean(axis=1, keepdims=True)
     return np.asarray(small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-9))
@@ -140,7 +140,7 @@ def _known(frame: pd.DataFrame, column: str) -> pd.Index:
 def _overlaps(
     a: pd.DataFrame, b: pd.DataFrame, box_nm: tuple[float, float, float], pair: tuple[str, str]
 ) -> Finding:
-    """Boxes of the same size overlap where their centres are less than a box apart on each axis.
+    """Boxes of the same size overlap where their centers are less than a box apart on each axis.
 
     Samples without a place are not counted.
     """

@@ -1,4 +1,4 @@
-"""What can be had without looking, or by looking in the simplest way, beside every score.
+"""Baselines beside every score: guesses without images, or from the simplest image features.
 
 A baseline is fitted on the training split alone and gives probabilities for validation and test;
 its threshold then comes from validation, like the model's. The presynaptic neuron's own label is
@@ -134,7 +134,7 @@ def leaked_connectivity(tables: Tables) -> Guess:
 
 
 def hog_forest(tables: Tables, read: Callable[[str, Ints], Images]) -> Guess:
-    """Guess by a random forest from oriented gradients and grey values of the centre section.
+    """Guess by a random forest from oriented gradients and gray values of the center section.
 
     `read(split, rows)` gives images (b, c, [z], y, x) of the rows of a split's table.
     """
@@ -158,14 +158,14 @@ def hog_forest(tables: Tables, read: Callable[[str, Ints], Images]) -> Guess:
         for split, frame in (("val", tables.val), ("test", tables.test))
     }
     note = (
-        "random forest of 300 trees on oriented gradients and grey values of the centre section, "
+        "random forest of 300 trees on oriented gradients and gray values of the center section, "
         f"{len(rows)} training images"
     )
     return Guess(val=guesses["val"], test=guesses["test"], note=note)
 
 
 def center_section(images: Images) -> Images:
-    """Return the first channel's centre section (b, y, x) of images (b, c, [z], y, x)."""
+    """Return the first channel's center section (b, y, x) of images (b, c, [z], y, x)."""
     first = images[:, 0]
     return first[:, first.shape[1] // 2] if first.ndim == 4 else first
 
@@ -190,7 +190,7 @@ def _hog_features(split: str, rows: Ints, read: Callable[[str, Ints], Images]) -
 
 
 def _grey_values(image: Floats) -> Floats:
-    """Return an image's histogram, and mean and deviation in rings around its centre."""
+    """Return an image's histogram, and mean and deviation in rings around its center."""
     counts, _ = np.histogram(image, GREY_BINS, (0.0, 256.0))
     y, x = (np.linspace(-1.0, 1.0, side) for side in image.shape)
     rings = np.minimum(np.hypot(y[:, None], x) * RINGS, RINGS).astype(np.int64)
@@ -224,7 +224,7 @@ def _all_classes(values: Floats, classes: Ints, num_classes: int) -> Floats:
 def _partner_counts(
     frame: pd.DataFrame, num_classes: int, by: list[str] | None = None
 ) -> pd.DataFrame:
-    """Return counts a class of known partners, indexed by the columns `by`."""
+    """Return counts per class of known partners, indexed by the columns `by`."""
     by = by or ["post_root_id"]
     known = frame[frame["post_root_id"] != 0]
     onehot = pd.DataFrame(np.eye(num_classes)[labels_of(known)], index=known.index)

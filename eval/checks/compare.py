@@ -22,9 +22,9 @@ def common_rows(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Ints, Ints]:
         raise ValueError(
             "the predictions share neither key nor synapse_id, so they cannot be paired"
         )
-    found: Ints = pd.Index(second[name].to_numpy()).get_indexer(pd.Index(first[name].to_numpy()))
-    rows = np.flatnonzero(found >= 0)
-    return rows, found[rows]
+    matches: Ints = pd.Index(second[name].to_numpy()).get_indexer(pd.Index(first[name].to_numpy()))
+    rows = np.flatnonzero(matches >= 0)
+    return rows, matches[rows]
 
 
 def paired(

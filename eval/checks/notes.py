@@ -1,4 +1,4 @@
-"""What the reader of a report must know beside its numbers, in sentences."""
+"""Notes that the reader of a report needs beside its numbers, in sentences."""
 
 from collections.abc import Iterator
 
@@ -97,7 +97,7 @@ def _unknown_neurons(subject: Subject) -> Iterator[str]:
     if not test.has_neurons:
         yield (
             "Presynaptic neurons are unknown: all that speaks of neurons is left out, and "
-            "intervals are over single synapses, too narrow where several are of one neuron."
+            "intervals are over single synapses, too narrow where several belong to one neuron."
         )
     elif test.num_alone:
         yield (

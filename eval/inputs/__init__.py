@@ -1,1 +1,1 @@
-"""What is evaluated: predictions of any tool, their columns and rows, and the run behind them."""
+"""Inputs of an evaluation: predictions of any tool, their columns and rows, and their run."""

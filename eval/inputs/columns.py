@@ -1,4 +1,4 @@
-"""Which column of a table means what, in predictions that any tool may have written."""
+"""Meanings of a table's columns, in predictions that any tool may have written."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The predictions format: what a model, ours or not, says about each synapse.
+"""The predictions format: what any model says about each synapse.
 
 A table with a row per sample. `synapse_id` or `key` says which; the columns of
 `shards.contract.schema.IDENTITY_COLUMNS`, `qc_flags` and `split` are carried along where they are
@@ -50,7 +50,7 @@ BOOLEANS = {"false": 0, "true": 1}
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionsInfo:
-    """What made a predictions file. Paths and hashes are None where unknown."""
+    """Origin of a predictions file. Paths and hashes are None where unknown."""
 
     class_names: tuple[str, ...] = DEFAULT_CLASS_NAMES
     schema_version: int = SCHEMA_VERSION
@@ -59,7 +59,7 @@ class PredictionsInfo:
     fold: int | None = None  # of a cross-validation at `data_url`
     manifest_sha256: str | None = None
     checkpoint: str | None = None
-    tta: int = 1  # views averaged a sample
+    tta: int = 1  # views averaged per sample
     stress: str | None = None  # the corruption that the images went through, if any
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class PredictionsInfo:
 
 
 def probability_matrix(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Floats:
-    """Return the probabilities (n, k) of a predictions table, a column a class."""
+    """Return the probabilities (n, k) of a predictions table, one column per class."""
     values = frame[probability_columns(class_names)].to_numpy(np.float64)
     return np.hstack([1.0 - values, values]) if len(class_names) == 2 else values
 
@@ -149,7 +149,7 @@ def _check_identity(frame: pd.DataFrame, name: str, *, where: str) -> None:
         row = int(repeated.argmax())
         raise ValueError(
             f"{where}: {int(repeated.sum())} rows repeat a {name}, first {name} "
-            f"{frame[name].iloc[row]} in data row {row + 1}; keep one prediction a synapse"
+            f"{frame[name].iloc[row]} in data row {row + 1}; keep one prediction per synapse"
         )
 
 

@@ -54,17 +54,17 @@ def rows_of_split(
     if codes.isna().all():
         raise ValueError(
             f"{where}: column split names no split that is known, found {found}; expected "
-            f"{', '.join(SPLIT_NAMES)}, or score every row by --split {ALL}"
+            f"{', '.join(SPLIT_NAMES)}, or score every row with --split {ALL}"
         )
     rows = frame[codes == split].reset_index(drop=True)
     if not len(rows):
         raise ValueError(
             f"{where}: no row of split {split}, found {found}; predict {split}, or name what to "
-            f"score by --split ({', '.join(SPLITS)} or {ALL})"
+            f"score with --split ({', '.join(SPLITS)} or {ALL})"
         )
     notes = []
     if unknown := int(codes.isna().sum()):
         notes.append(f"{unknown:,} rows name no known split and are left out (found {found}).")
     if split != SPLITS[-1]:
-        notes.append(f"Scored is split {split}, as was asked for, not test.")
+        notes.append(f"The scores are of split {split}, as requested, not of test.")
     return rows, tuple(notes)

@@ -1,4 +1,4 @@
-"""What a training run's folder says beside its predictions: run.json and metrics.jsonl."""
+"""A training run's folder beside its predictions: run.json and metrics.jsonl."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Curves = dict[str, list[tuple[float, float]]]  # of (epoch, value)
 @partial
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:
-    """What evaluation takes from run.json."""
+    """The part of run.json that evaluation reads."""
 
     data_url: str | None = None
     fold: int | None = None

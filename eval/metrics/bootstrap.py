@@ -31,10 +31,10 @@ LEVEL = 0.95
 REPLICATES = 2000
 SEED = 42
 RANK_BINS = 1024  # scores of larger sets are ranked in this many equal parts
-MOST_UNITS = 1000  # a stratum; its variance is then known to 4.5 %
+MOST_UNITS = 1000  # per stratum; its variance is then known to 4.5 %
 NEURONS_AT_ONCE = 2048
 WEIGHTS_AT_ONCE = 20_000_000
-FEW_NEURONS = 10  # a class; below this an interval is flagged
+FEW_NEURONS = 10  # per class; below this an interval is flagged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

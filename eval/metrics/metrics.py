@@ -24,7 +24,7 @@ SMALLEST = float(np.finfo(np.float64).eps)  # log loss clips here, as scikit-lea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sums:
-    """Sums over samples, a row a neuron or a replicate."""
+    """Sums over samples, one row per neuron or replicate."""
 
     counts: Floats  # (m, k, k) true class by predicted class
     losses: Floats  # (m, 2) log loss, Brier score
@@ -216,8 +216,8 @@ def auroc_of(histogram: Floats) -> Floats:
 def average_precision_of(histogram: Floats) -> Floats:
     """Return average precision (...,) of counts (..., 2, bins), scores rising."""
     negatives, positives = histogram[..., 0, ::-1], histogram[..., 1, ::-1]
-    found = positives.cumsum(axis=-1)
-    precision = _ratio(found, found + negatives.cumsum(axis=-1))
+    true_positives = positives.cumsum(axis=-1)
+    precision = _ratio(true_positives, true_positives + negatives.cumsum(axis=-1))
     return _ratio((precision * positives).sum(axis=-1), positives.sum(axis=-1))
 
 

@@ -44,7 +44,7 @@ def strata(frame: pd.DataFrame, train_centers: Floats | None) -> Iterator[tuple[
 def score_strata(
     scored: Scored, known: Mask, frame: pd.DataFrame, train_centers: Floats | None
 ) -> tuple[Stratum, ...]:
-    """Return a row a stratum; `known` (n,) are the samples of known neurons."""
+    """Return one row per stratum; `known` (n,) are the samples of known neurons."""
     rows = []
     found_strata = list(strata(frame, train_centers))
     parts = Counter(what for what, _, _ in found_strata)
@@ -52,7 +52,7 @@ def score_strata(
         if parts[what] == 1 and mask.all():
             continue
         part = subset(scored, mask)
-        found = score(part, ranks=False, num=REPLICATES)
+        scores = score(part, ranks=False, num=REPLICATES)
         rows.append(
             Stratum(
                 what=what,
@@ -62,8 +62,8 @@ def score_strata(
                 class_counts=tuple(
                     np.bincount(part.labels, minlength=scored.probabilities.shape[1]).tolist()
                 ),
-                balanced_accuracy=found["balanced_accuracy"],
-                accuracy=found["accuracy"],
+                balanced_accuracy=scores["balanced_accuracy"],
+                accuracy=scores["accuracy"],
             )
         )
     return tuple(rows)

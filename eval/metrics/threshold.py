@@ -23,7 +23,7 @@ class Sweep:
 
 
 def sweep(labels: Ints, scores: Floats, criterion: str = "balanced_accuracy") -> Sweep:
-    """Return the threshold on P(class 1) that maximises a criterion; class 1 is at or above it.
+    """Return the threshold on P(class 1) that maximizes a criterion; class 1 is at or above it.
 
     Tried are 0.5 and the middle between every two neighbouring scores. Of equally good ones the
     nearest to 0.5 is taken, then the lower.

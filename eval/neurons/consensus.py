@@ -28,12 +28,12 @@ MOST_SYNAPSES = 400_000  # the curve over number of synapses uses the neurons th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AxonModel:
-    """What validation says about axons."""
+    """Model of axons, learned from validation."""
 
     correlation: float  # ρ
     log_rate: Floats  # (k,)
     log_prior: Floats  # (k,)
-    measured: bool = True  # whether ρ is; else an axon counts as one synapse
+    measured: bool = True  # true if ρ is; else an axon counts as one synapse
 
 
 def group_sums(values: Floats, groups: Ints, num_groups: int) -> Floats:
@@ -89,7 +89,7 @@ def intraclass_correlation(values: Floats, groups: Ints, classes: Ints) -> float
 
 
 def evidence_of(model: AxonModel, probabilities: Floats) -> Floats:
-    """Return log likelihoods (n, k), but for a constant a row, of calibrated probabilities."""
+    """Return log likelihoods (n, k), but for a constant per row, of calibrated probabilities."""
     return np.log(np.clip(probabilities, SMALLEST_P, 1.0)) - model.log_rate
 
 
@@ -137,7 +137,7 @@ def log_odds_above(values: Floats, tau: float) -> Floats:
 
 
 def as_neurons(scored: Scored, probabilities: Floats) -> Scored:
-    """Return a problem of one row a neuron, so that neurons are scored as synapses are."""
+    """Return a problem of one row per neuron, so that neurons are scored as synapses are."""
     return Scored(
         labels=strata_of(scored.labels, scored.groups, scored.num_groups),
         probabilities=probabilities,

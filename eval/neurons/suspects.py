@@ -1,4 +1,4 @@
-"""What a proofreader should look at: axons that disagree with themselves, synapses with axons.
+"""Suspects for a proofreader: axons that disagree with themselves, synapses with axons.
 
 Evidence (n, k) is the log likelihood of a synapse under each class, from `neurons.evidence_of`.
 The same errors are in validation, where they would teach that nothing is ever sure: what is
@@ -23,12 +23,12 @@ SURE = 0.99
 AGAINST = 0.05  # a synapse is at odds when it gives its axon's class no more than this
 SYNAPSES_AT_LEAST = 4
 LISTED = 50
-FEWEST = 2  # neurons a class to learn from
+FEWEST = 2  # neurons per class to learn from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Belief:
-    """What is held of synapses and axons that are what their label says."""
+    """Model of synapses and axons that are what their label says."""
 
     calibrate: Calibrator
     model: AxonModel

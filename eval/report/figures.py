@@ -84,8 +84,8 @@ def forest(rows: list[tuple[str, Interval, bool]], label: str, chance: float) ->
         axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"{label} (dotted: chance)")
-        said = "; ".join(f"{name} {value.value:.3f}" for name, value, _ in rows)
-        return _figure(canvas, f"{label} with 95 % intervals: {said}.")
+        summary = "; ".join(f"{name} {value.value:.3f}" for name, value, _ in rows)
+        return _figure(canvas, f"{label} with 95 % intervals: {summary}.")
 
 
 def confusion_matrix(counts: Ints, names: Names) -> Figure:
@@ -102,10 +102,10 @@ def confusion_matrix(counts: Ints, names: Names) -> Figure:
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(names)), names, rotation=90, va="center")
         axes.set(xlabel="predicted", ylabel="true")
-        said = "; ".join(
+        summary = "; ".join(
             f"{counts[i, j]} {names[i]} predicted {names[j]}" for i, j in np.ndindex(counts.shape)
         )
-        return _figure(canvas, f"Confusion matrix: {said}.", "Confusion matrix on test")
+        return _figure(canvas, f"Confusion matrix: {summary}.", "Confusion matrix on test")
 
 
 def ranking_curves(labels: Ints, probabilities: Floats, names: Names, metrics: Intervals) -> Figure:
@@ -118,8 +118,8 @@ def ranking_curves(labels: Ints, probabilities: Floats, names: Names, metrics: I
             scores, colour = probabilities[:, label], COLOURS[(label - len(classes)) % len(COLOURS)]
             false, true, _ = roc_curve(labels == label, scores)
             roc.plot(*_thin(false, true), color=colour, label=names[label])
-            precise, found, _ = precision_recall_curve(labels == label, scores)
-            recall.plot(*_thin(found, precise), color=colour, label=names[label])
+            precision, recalled, _ = precision_recall_curve(labels == label, scores)
+            recall.plot(*_thin(recalled, precision), color=colour, label=names[label])
         roc.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=":")
         recall.axhline(float((labels == classes[0]).mean()), color=FAINT, lw=1, ls=":")
         roc.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -130,7 +130,7 @@ def ranking_curves(labels: Ints, probabilities: Floats, names: Names, metrics: I
         roc.set_title(f"ROC, area {areas[0]:.3f}", fontsize=9)
         recall.set_title(f"Precision-recall, average precision {areas[1]:.3f}", fontsize=9)
         alt = f"ROC curve with area {areas[0]:.3f}, precision-recall with {areas[1]:.3f}."
-        return _figure(canvas, alt, "How well the scores rank, whatever the threshold")
+        return _figure(canvas, alt, "Ranking by score, over all thresholds")
 
 
 def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -159,19 +159,21 @@ def threshold_curve(swept: Sweep, criterion: str) -> Figure:
 
 
 def reliability(labels: Ints, before: Floats, after: Floats, chosen: str) -> Figure:
-    """Draw how often what was said came true, before and after calibration."""
+    """Draw predicted probability against observed frequency, before and after calibration."""
     with _canvas(3.4, 2.8) as (canvas, (axes,)):
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=":")
         for values, name, colour, marker in (
             (before, "as predicted", COLOURS[1], "s"),
             (after, f"calibrated ({chosen})", COLOURS[0], "o"),
         )[: 1 + (chosen != "none")]:
-            said, came, share = _reliability_points(labels, values)
-            axes.plot(said, came, lw=1.0, color=colour, alpha=0.5)
-            axes.scatter(said, came, 4 + 160 * share, marker=marker, color=colour, label=name)
+            predicted, observed, share = _reliability_points(labels, values)
+            axes.plot(predicted, observed, lw=1.0, color=colour, alpha=0.5)
+            axes.scatter(
+                predicted, observed, 4 + 160 * share, marker=marker, color=colour, label=name
+            )
         two = before.shape[1] == 2
         axes.set(
-            xlabel="P(class 1) said" if two else "confidence",
+            xlabel="predicted P(class 1)" if two else "confidence",
             ylabel="share of class 1" if two else "share right",
             xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
         )  # fmt: skip
@@ -182,13 +184,13 @@ def reliability(labels: Ints, before: Floats, after: Floats, chosen: str) -> Fig
 
 
 def _reliability_points(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return for each bin in use what was said, what came true, and its share of the samples."""
-    said, hits = confidence_and_hits(labels, probabilities)
-    cells = np.minimum((said * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    """Return per filled bin the prediction, the observed frequency, and its share of samples."""
+    predicted, hits = confidence_and_hits(labels, probabilities)
+    cells = np.minimum((predicted * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     count = np.bincount(cells, minlength=ECE_BINS)
     filled = count > 0
-    sums = [np.bincount(cells, w, minlength=ECE_BINS)[filled] for w in (said, hits)]
-    return sums[0] / count[filled], sums[1] / count[filled], count[filled] / len(said)
+    sums = [np.bincount(cells, w, minlength=ECE_BINS)[filled] for w in (predicted, hits)]
+    return sums[0] / count[filled], sums[1] / count[filled], count[filled] / len(predicted)
 
 
 def per_neuron(truth: Ints, posteriors: Floats, counts: Ints, names: Names) -> Figure:
@@ -224,9 +226,9 @@ def by_synapses(curve: Sequence[FromSynapses]) -> Figure:
         axes.set(xlabel="synapses used", ylabel="neurons' balanced accuracy", xscale="log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.minorticks_off()
-        said = "; ".join(f"{r.synapses}: {r.balanced_accuracy:.3f}" for r in curve)
-        alt = f"Balanced accuracy of neurons against synapses used: {said}."
-        return _figure(canvas, alt, "What more synapses bring (dotted: 95 %, 99 %)")
+        summary = "; ".join(f"{r.synapses}: {r.balanced_accuracy:.3f}" for r in curve)
+        alt = f"Balanced accuracy of neurons against synapses used: {summary}."
+        return _figure(canvas, alt, "Gain from more synapses (dotted: 95 %, 99 %)")
 
 
 def coverage(curves: dict[str, tuple[Floats, Floats]]) -> Figure:
@@ -238,13 +240,13 @@ def coverage(curves: dict[str, tuple[Floats, Floats]]) -> Figure:
         axes.set(xlabel="share decided", ylabel="accuracy of the decided", xlim=(0, 1.02))
         axes.legend()
         alt = f"Accuracy against the share of {' and '.join(curves)} decided, surest first."
-        return _figure(canvas, alt, "What abstaining brings")
+        return _figure(canvas, alt, "Accuracy against the share decided")
 
 
 def learning_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure | None:
     """Draw training loss and validation balanced accuracy by epoch; None when there are none.
 
-    Predictions that are no run of ours have no curves.
+    Predictions without a training run have no curves.
     """
     curves = {name: run for name, run in curves.items() if any(run.values())}
     if not curves:

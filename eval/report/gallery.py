@@ -50,7 +50,7 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stack:
-    """Pictures of one image: sections one below the other, and two planes through the centre."""
+    """Pictures of one image: sections one below the other, and two planes through the center."""
 
     sections: str  # a data URI
     num_sections: int
@@ -103,40 +103,40 @@ def _some(rows: Ints, count: int, rng: np.random.Generator) -> Ints:
     return drawn
 
 
-def gallery(found: Evaluation, segmentation: str | None) -> dict[str, list[Card]]:
+def gallery(evaluation: Evaluation, segmentation: str | None) -> dict[str, list[Card]]:
     """Return the cards of every group; the subject must have a shard set."""
-    subject, test = found.subject, found.test
+    subject, test = evaluation.subject, evaluation.test
     assert subject.shards is not None
     image = subject.shards.manifest.image
-    groups = choose_rows(test, found.calibrated, PER_GROUP[image.view])
-    groups["At odds with a sure neuron"] = found.odd_rows[: PER_GROUP[image.view]]
+    groups = choose_rows(test, evaluation.calibrated, PER_GROUP[image.view])
+    groups["At odds with a sure neuron"] = evaluation.odd_rows[: PER_GROUP[image.view]]
     rows = np.unique(np.concatenate(list(groups.values())))
     frame = subject.test.frame.iloc[rows].reset_index(drop=True)
     images = images_of(subject, "test", rows_in_index(subject, "test", frame))
     stretch = image.stretch
     links = [neuroglancer_link(subject, frame, i, segmentation) for i in range(len(rows))]
     cards = {
-        int(row): _card(found, int(row), draw(images[place], stretch), links[place])
+        int(row): _card(evaluation, int(row), draw(images[place], stretch), links[place])
         for place, row in enumerate(rows)
     }
     return {name: [cards[int(row)] for row in own] for name, own in groups.items() if len(own)}
 
 
-def _card(found: Evaluation, row: int, stack: Stack, link: str | None) -> Card:
-    names, test = found.run.class_names, found.test
+def _card(evaluation: Evaluation, row: int, stack: Stack, link: str | None) -> Card:
+    names, test = evaluation.run.class_names, evaluation.test
     predicted, true = int(test.predicted[row]), int(test.labels[row])
-    neuron = int(found.subject.test.neuron_ids[test.groups[row]])
+    neuron = int(evaluation.subject.test.neuron_ids[test.groups[row]])
     return Card(
         stack=stack,
-        name=_name(found.subject.test.frame, row),
+        name=_name(evaluation.subject.test.frame, row),
         neuron=str(neuron) if neuron else "",
         true=names[true],
         predicted=names[predicted],
         right=predicted == true,
         probabilities=_shown(names, test.probabilities[row], test.tau),
         tau="" if test.tau is None else show_probability(test.tau),
-        calibrated=_shown(names, found.calibrated[row], None)
-        if found.run.calibration.chosen not in (None, "none")
+        calibrated=_shown(names, evaluation.calibrated[row], None)
+        if evaluation.run.calibration.chosen not in (None, "none")
         else (),
         link=link,
     )
@@ -174,7 +174,7 @@ def draw(image: Images, stretch: float) -> Stack:
 
 
 def encode(pixels: Images) -> str:
-    """Return grey pixels (y, x) as a WebP data URI."""
+    """Return gray pixels (y, x) as a WebP data URI."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -215,25 +215,25 @@ def neuroglancer_link(
     return NEUROGLANCER + quote(json.dumps(state, separators=(",", ":")))
 
 
-def suspect_links(found: Evaluation, segmentation: str | None) -> dict[str, list[str | None]]:
+def suspect_links(evaluation: Evaluation, segmentation: str | None) -> dict[str, list[str | None]]:
     """Return links to listed suspects, {} where the volume is not a public one.
 
     A neuron's leads to that of its synapses that is the least like its label.
     """
-    subject, frame = found.subject, found.subject.test.frame
-    suspects = found.run.suspects
+    subject, frame = evaluation.subject, evaluation.subject.test.frame
+    suspects = evaluation.run.suspects
     if suspects is None or volume_of(subject) is None:
         return {}
-    own = found.calibrated[np.arange(len(frame)), found.test.labels]
+    own = evaluation.calibrated[np.arange(len(frame)), evaluation.test.labels]
     order = np.argsort(own, kind="stable")
-    ids = subject.test.neuron_ids[found.test.groups[order]]
+    ids = subject.test.neuron_ids[evaluation.test.groups[order]]
     least = dict(zip(*np.unique(ids, return_index=True), strict=True))
     listed = {
         "mixed_neurons": [one.neuron_id for one in suspects.mixed_neurons.listed],
         "mislabelled_neurons": [one.neuron_id for one in suspects.mislabelled_neurons.listed],
     }
     rows = {name: [int(order[least[one]]) for one in own_ids] for name, own_ids in listed.items()}
-    rows["odd_synapses"] = list(found.odd_rows[:LISTED])
+    rows["odd_synapses"] = list(evaluation.odd_rows[:LISTED])
     return {
         name: [neuroglancer_link(subject, frame, row, segmentation) for row in own_rows]
         for name, own_rows in rows.items()

@@ -45,7 +45,7 @@ Sharding = TypedDict(
 
 
 class Property(TypedDict, total=False):
-    """What each annotation has beside its place."""
+    """Properties of each annotation beside its place."""
 
     id: str
     type: str
@@ -112,7 +112,7 @@ def layer_of(frame: pd.DataFrame, info: PredictionsInfo, *, where: str) -> Layer
 
 
 def _points(places: Floats, probabilities: Floats) -> npt.NDArray[Any]:
-    """Colour by predicted class, the greyer the less sure; two classes keep P(class 1)."""
+    """Color by predicted class, the grayer the less sure; two classes keep P(class 1)."""
     k = probabilities.shape[1]
     predicted, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
     hues = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS])

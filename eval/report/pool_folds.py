@@ -65,8 +65,8 @@ def _fold(subject: Subject, criterion: str) -> pd.DataFrame:
         )
     val = subject.val.scored
     tau = sweep(val.labels, val.probabilities[:, 1], criterion).tau
-    found = balanced_accuracy(test.labels, predict(test.probabilities, tau))
-    print(f"{subject.name}: threshold {tau:.3f}, test balanced accuracy {found:.3f}")
+    accuracy = balanced_accuracy(test.labels, predict(test.probabilities, tau))
+    print(f"{subject.name}: threshold {tau:.3f}, test balanced accuracy {accuracy:.3f}")
     name = probability_columns(subject.info.class_names)[0]
     return frame.assign(**{name: _moved(test.probabilities[:, 1], tau)})
 

@@ -1,4 +1,4 @@
-"""metrics.json and the report: one HTML file that opens from disk and asks nothing of a net."""
+"""metrics.json and the report: one HTML file that opens from disk, without a network."""
 
 import json
 import platform
@@ -41,7 +41,7 @@ METRICS, REPORT = "metrics.json", "report.html"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """What the page shows of one run."""
+    """One run as the page shows it."""
 
     name: str
     run: Run
@@ -51,7 +51,7 @@ class Section:
     provenance: dict[str, str]  # title, text
 
 
-def metrics_of(found: list[Evaluation], command: list[str]) -> Metrics:
+def metrics_of(evaluations: list[Evaluation], command: list[str]) -> Metrics:
     """Return metrics.json."""
     return Metrics(
         command=tuple(command),
@@ -60,8 +60,8 @@ def metrics_of(found: list[Evaluation], command: list[str]) -> Metrics:
             "python": platform.python_version(),
             **{name: version(name) for name in ("synshards", "numpy", "scikit-learn")},
         },
-        runs=tuple(one.run for one in found),
-        comparisons=tuple(_comparison(a, b) for a, b in combinations(found, 2)),
+        runs=tuple(evaluation.run for evaluation in evaluations),
+        comparisons=tuple(_comparison(a, b) for a, b in combinations(evaluations, 2)),
     )
 
 
@@ -77,7 +77,7 @@ def _comparison(first: Evaluation, second: Evaluation) -> Comparison:
 
 
 def write_report(
-    found: list[Evaluation],
+    evaluations: list[Evaluation],
     metrics: Metrics,
     folder: Path,
     *,
@@ -86,7 +86,9 @@ def write_report(
     now: datetime,
 ) -> tuple[Path, Path]:
     """Write metrics.json and report.html to `folder` and return their paths."""
-    sections = [section(one, images=images, segmentation=segmentation) for one in found]
+    sections = [
+        section(evaluation, images=images, segmentation=segmentation) for evaluation in evaluations
+    ]
     environment = Environment(
         loader=PackageLoader("eval.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -100,12 +102,14 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         metrics=metrics,
         sections=sections,
-        overview=overview(found),
+        overview=overview(evaluations),
         units=_together((s.name, s.run.interval_unit) for s in sections),
         leaks=[(s.name, texts) for s in sections if (texts := leaks(s.run))],
         clean=_together((s.name, t) for s in sections if (t := audit_of_clean(s.run))),
         notes=_together((s.name, note) for s in sections for note in s.run.notes),
-        learning=figures.learning_curves({one.subject.name: one.subject.learning for one in found}),
+        learning=figures.learning_curves(
+            {evaluation.subject.name: evaluation.subject.learning for evaluation in evaluations}
+        ),
         metric_names=METRIC_NAMES,
         baseline_names=BASELINE_NAMES,
         lower_is_better=LOWER_IS_BETTER,
@@ -124,68 +128,73 @@ def _interval_cell(value: Interval) -> Markup:
 
 
 def _together(pairs: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
-    """Return each text once, with the names that it is said of."""
+    """Return each text once, with the names of the runs that it describes."""
     names: dict[str, list[str]] = {}
     for name, text in pairs:
         names.setdefault(text, []).append(name)
-    return [(said_of, text) for text, said_of in names.items()]
+    return [(subjects, text) for text, subjects in names.items()]
 
 
-def overview(found: list[Evaluation]) -> figures.Figure:
+def overview(evaluations: list[Evaluation]) -> figures.Figure:
     """Draw every run and its baselines in one picture."""
-    rows = [(one.subject.name, one.run.metrics["balanced_accuracy"], True) for one in found]
-    for one in found:
-        for key, value in one.run.baselines.items():
-            name = BASELINE_NAMES[key] + (f" ({one.subject.name})" if key == "hog_forest" else "")
+    rows = [
+        (evaluation.subject.name, evaluation.run.metrics["balanced_accuracy"], True)
+        for evaluation in evaluations
+    ]
+    for evaluation in evaluations:
+        for key, value in evaluation.run.baselines.items():
+            name = BASELINE_NAMES[key] + (
+                f" ({evaluation.subject.name})" if key == "hog_forest" else ""
+            )
             if all(name != shown for shown, _, _ in rows):
                 rows.append((name, value.metrics["balanced_accuracy"], False))
-    chance = 1.0 / found[0].subject.num_classes
+    chance = 1.0 / evaluations[0].subject.num_classes
     return figures.forest(rows, "balanced accuracy on test", chance)
 
 
-def section(found: Evaluation, *, images: bool, segmentation: str | None) -> Section:
+def section(evaluation: Evaluation, *, images: bool, segmentation: str | None) -> Section:
     """Draw all that the page shows of one run."""
-    with_images = images and found.subject.shards is not None
+    with_images = images and evaluation.subject.shards is not None
     return Section(
-        name=found.subject.name,
-        run=found.run,
-        figures=draw(found),
-        cards=gallery(found, segmentation) if with_images else {},
-        links=suspect_links(found, segmentation),
-        provenance=provenance(found),
+        name=evaluation.subject.name,
+        run=evaluation.run,
+        figures=draw(evaluation),
+        cards=gallery(evaluation, segmentation) if with_images else {},
+        links=suspect_links(evaluation, segmentation),
+        provenance=provenance(evaluation),
     )
 
 
-def draw(found: Evaluation) -> dict[str, figures.Figure]:
+def draw(evaluation: Evaluation) -> dict[str, figures.Figure]:
     """Return a run's figures by name."""
-    run, test = found.run, found.test
+    run, test = evaluation.run, evaluation.test
     names = run.class_names
     result = {"confusion": figures.confusion_matrix(np.array(run.confusion), names)}
     if "auroc" in run.metrics:
         result["ranking"] = figures.ranking_curves(
             test.labels, test.probabilities, names, run.metrics
         )
-    if found.sweep is not None:
-        result["threshold"] = figures.threshold_curve(found.sweep, run.criterion)
+    if evaluation.sweep is not None:
+        result["threshold"] = figures.threshold_curve(evaluation.sweep, run.criterion)
     chosen = run.calibration.chosen or "none"
     result["reliability"] = figures.reliability(
-        test.labels, test.probabilities, found.calibrated, chosen
+        test.labels, test.probabilities, evaluation.calibrated, chosen
     )
-    if found.neurons is not None and run.neurons is not None:
-        known = found.neurons.scored
+    if evaluation.neurons is not None and run.neurons is not None:
+        known = evaluation.neurons.scored
         truth = strata_of(known.labels, known.groups, known.num_groups)
         counts = np.bincount(known.groups, minlength=known.num_groups)
-        result["neurons"] = figures.per_neuron(truth, found.neurons.posteriors, counts, names)
+        result["neurons"] = figures.per_neuron(truth, evaluation.neurons.posteriors, counts, names)
         result["by_synapses"] = figures.by_synapses(run.neurons.by_synapses)
-    pairs = sure_and_right(test, found.calibrated, found.neurons)
+    pairs = sure_and_right(test, evaluation.calibrated, evaluation.neurons)
     curves = {what: neurons.abstention(sure, right) for what, (sure, right) in pairs.items()}
     result["coverage"] = figures.coverage(curves)
     return result
 
 
-def provenance(found: Evaluation) -> dict[str, str]:
+def provenance(evaluation: Evaluation) -> dict[str, str]:
     """Return where the predictions came from, as far as it is known, as text by title."""
-    subject = found.subject
+    subject = evaluation.subject
     texts = {
         "predictions": _json_text({"file": str(subject.path), **asdict(subject.info)}),
         "run": subject.run_text or "unknown: a predictions file without a run",

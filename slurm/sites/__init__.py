@@ -1,1 +1,1 @@
-"""What is particular to a cluster: the site files, their records, and sbatch's options."""
+"""Facts of each cluster: the site files, their records, and sbatch's options."""

@@ -112,7 +112,7 @@ def _beside(name: str, value: str, new: str, new_value: str) -> Iterator[tuple[s
 
 
 def _is_gpu(item: str) -> bool:
-    """Whether an item of `gres` or `tres-per-task` is for GPUs, as gpu:2 and gres/gpu:a40=2."""
+    """Return true for an item of `gres` or `tres-per-task` for GPUs: gpu:2, gres/gpu:a40=2."""
     return bool(re.match(r"(gres[/:])?gpu\b", item))
 
 

@@ -1,4 +1,4 @@
-"""What is particular to a cluster: one TOML a site, with resources and set-up lines only.
+"""Facts of a cluster: one TOML file per site, with resources and set-up lines only.
 
 required = ["account"]            # options that only the user can know
 python = "python"                 # in the job; without it, the interpreter that submits
@@ -38,7 +38,7 @@ Value = bool | int | str  # true and false are for flags
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteFile:
-    """What a site's TOML holds."""
+    """Content of a site's TOML file."""
 
     required: tuple[str, ...] = ()
     python: str | None = None

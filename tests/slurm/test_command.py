@@ -96,7 +96,7 @@ def test_errors_are_one_line_with_the_cure(
     capsys: pytest.CaptureFixture[str], words: str, code: int, message: str
 ) -> None:
     assert exit_code(*words.split()) == code
-    said = capsys.readouterr().err
-    assert message in " ".join(said.split())
+    message_shown = capsys.readouterr().err
+    assert message in " ".join(message_shown.split())
     if code == 1:
-        assert said.count("\n") == 1
+        assert message_shown.count("\n") == 1

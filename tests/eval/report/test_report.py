@@ -318,7 +318,7 @@ def test_errors_name_the_cure(
         "seg cannot be linked to; give the URL": [str(tmp_path), "--segmentation", "seg"],
     }
     run = run_maker(tmp_path / "run", {"val": frame})
-    cases["make them by `python -m trainer predict"] = [str(run)]
+    cases["make them with `python -m trainer predict"] = [str(run)]
     other = run_maker(tmp_path / "other", {"test": frame}, manifest_sha256="0" * 64)
     cases["has .*; give that set by --data"] = [str(other), "--data", shards_of("patch")]
     alien = run_maker(tmp_path / "alien", {"test": frame})
