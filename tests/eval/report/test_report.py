@@ -320,7 +320,7 @@ def test_errors_name_the_cure(
     run = run_maker(tmp_path / "run", {"val": frame})
     cases["make them with `python -m trainer predict"] = [str(run)]
     other = run_maker(tmp_path / "other", {"test": frame}, manifest_sha256="0" * 64)
-    cases["has .*; give that set by --data"] = [str(other), "--data", shards_of("patch")]
+    cases["has .*; give that set with --data"] = [str(other), "--data", shards_of("patch")]
     alien = run_maker(tmp_path / "alien", {"test": frame})
     cases["predicted samples are not in the test split"] = [
         str(alien),
