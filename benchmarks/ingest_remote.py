@@ -34,8 +34,8 @@ from ingest.job.image_config import VolumeConfig
 from ingest.volume.geometry import Box, Ints, box_at, box_starts, flip_triple, inside
 from ingest.volume.open import load_info
 from ingest.volume.ranges.byte_ranges import open_store
-from ingest.volume.ranges.chunk_codec import gunzip
 from ingest.volume.ranges.coalesce import joined
+from ingest.volume.ranges.compression import decompress
 from ingest.volume.ranges.range_reader import RangedVolume
 from ingest.volume.ranges.shard_index import Grid
 from ingest.volume.scale import scale_from_info
@@ -48,6 +48,7 @@ Range = tuple[str, int, int]  # path, first byte, byte behind the last
 SIZE = (32, 128, 128)
 POSITION_NM = (4.0, 4.0, 40.0)
 FAULTS = ("503", "reset", "truncate", "flip")
+MAX_CHUNK_BYTES = 1 << 26
 FEWEST_DATA_BYTES = 1 << 16  # of a range of chunks; indices are shorter
 
 
@@ -199,7 +200,7 @@ def drain(bench: Bench, ranges: Sequence[Range], *, decode: bool) -> None:
         path, start, stop = item
         memoryview(obstore.get_range(store, path.strip("/"), start=start, end=stop))
         for chunk in range(num_chunks(bench, item) if decode else 0):
-            gunzip(scale.payloads[(start + chunk) % scale.variants])
+            decompress(scale.payloads[(start + chunk) % scale.variants], "gzip", MAX_CHUNK_BYTES)
 
     with ThreadPoolExecutor(bench.options.concurrency) as pool:
         for _ in pool.map(get, ranges):
@@ -211,7 +212,10 @@ def decode_only(bench: Bench, ranges: Sequence[Range]) -> None:
     scale = bench.server.scale(0)
     count = sum(num_chunks(bench, item) for item in ranges)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(lambda n: gunzip(scale.payloads[n % scale.variants]), range(count)):
+        for _ in pool.map(
+            lambda n: decompress(scale.payloads[n % scale.variants], "gzip", MAX_CHUNK_BYTES),
+            range(count),
+        ):
             pass
 
 

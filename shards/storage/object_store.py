@@ -1,14 +1,19 @@
 """Files behind `s3://`, `gs://`, `http://` and `https://`, through obstore.
 
-Credentials and endpoints come from the places that the clouds' own tools use (for S3:
-`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, roles, …; `AWS_SKIP_SIGNATURE=true` for public buckets).
+Endpoints and credentials come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …).
+Where it names no credentials, a bucket is read anonymously, which is said on standard error;
+`AWS_SKIP_SIGNATURE=false` and `GOOGLE_SKIP_SIGNATURE=false` sign with the role of the machine.
 """
 
+import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar, cast
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -21,9 +26,30 @@ from shards.storage.patience import Link, Patience
 from shards.storage.urls import WEB_SCHEMES, public_url
 from shards.workers.threads import Pool
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
 REQUESTS = 16
 MAX_WHOLE_BYTES = 1 << 30  # of a manifest or an index
 NO_HEAD = ("405", "501")  # what servers say that answer GET alone
+# Variables of the environment that name credentials, or say whether requests are signed.
+CREDENTIALS = {
+    "s3": (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_SKIP_SIGNATURE",
+    ),
+    "gs": (
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_SERVICE_ACCOUNT",
+        "GOOGLE_SERVICE_ACCOUNT_PATH",
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+        "GOOGLE_SKIP_SIGNATURE",
+    ),
+}
+GCLOUD_LOGIN = ".config/gcloud/application_default_credentials.json"  # in the home folder
 T = TypeVar("T")
 
 
@@ -37,11 +63,7 @@ class RemoteStorage:
         self._link = Link(self.url, patience)
         self.can_list = urlsplit(self.url).scheme not in WEB_SCHEMES
         try:
-            self._store: Any = obstore.store.from_url(
-                self.url,
-                client_options=self._link.client_options(),
-                retry_config=cast(Any, {"max_retries": 0}),
-            )
+            self._store: Any = open_remote(self.url, self._link)
         except (BaseError, ValueError) as error:
             raise ValueError(f"{self.url}: cannot be used ({cause_of(error)})") from None
 
@@ -139,6 +161,33 @@ class RemoteStorage:
             raise ValueError(
                 f"{self.url}/{name}: no such object; check the URL, or copy it again"
             ) from None
+
+
+def open_remote(url: str, link: Link) -> "ObjectStore":
+    """Return obstore's store of a URL; `link` alone tries requests again."""
+    options: Any = {"client_options": link.client_options(), "retry_config": {"max_retries": 0}}
+    scheme, bucket, *_ = urlsplit(url)
+    if scheme in CREDENTIALS and not has_credentials(scheme):
+        say_anonymous(f"{scheme}://{bucket}")
+        options["skip_signature"] = True
+    return obstore.store.from_url(url, **options)
+
+
+def has_credentials(scheme: str) -> bool:
+    """Tell whether the environment, or a login of gcloud, settles how requests are signed."""
+    if any(name in os.environ for name in CREDENTIALS[scheme]):
+        return True
+    return scheme == "gs" and (Path.home() / GCLOUD_LOGIN).exists()
+
+
+@cache
+def say_anonymous(bucket: str) -> None:
+    """Say, once per process, that requests to a bucket are not signed."""
+    variables = CREDENTIALS[urlsplit(bucket).scheme]
+    sys.stderr.write(
+        f"{bucket}: read anonymously, as no credentials are set; for a private bucket set "
+        f"{variables[0]}, or {variables[-1]}=false to sign with this machine's role\n"
+    )
 
 
 def head(store: Any, name: str) -> Any:

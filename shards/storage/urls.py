@@ -71,10 +71,13 @@ def sign_in_cure(url: str) -> str:
     if parts.scheme == "s3":
         return (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of an account that may read it, or "
-            "AWS_SKIP_SIGNATURE=true for a public bucket"
+            "AWS_SKIP_SIGNATURE=true for a public bucket, =false for this machine's role"
         )
     if parts.scheme == "gs":
-        return "set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may read it"
+        return (
+            "set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may read it, or "
+            "GOOGLE_SKIP_SIGNATURE=false to sign with this machine's account"
+        )
     return "check its permissions"
 
 

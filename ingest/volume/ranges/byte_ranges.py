@@ -1,16 +1,16 @@
 """Byte ranges of a volume's files, from a disk, a web server or an object store, with retries."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import GCSStore, HTTPStore, LocalStore, S3Store
+from obstore.store import LocalStore
 
+from shards.storage.object_store import CREDENTIALS, open_remote
 from shards.storage.patience import Link, Patience, TruncatedError
 from shards.storage.urls import WEB_SCHEMES, public_url
 
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-AWS_CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"}
-GOOGLE_CREDENTIALS = {"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"}
-BUCKETS: dict[str, tuple[type[S3Store | GCSStore], set[str]]] = {
-    "s3": (S3Store, AWS_CREDENTIALS),
-    "gs": (GCSStore, GOOGLE_CREDENTIALS),
-}
 LOCAL_PATIENCE = Patience(total_s=2.0)
 
 
@@ -105,22 +99,11 @@ class Fetcher:
 
 
 def open_store(url: str, patience: Patience | None = None) -> "ObjectStore":
-    """Return the store of a folder: a path, `file://`, `http(s)://`, `s3://` or `gs://`.
-
-    S3 and GCS are read anonymously where no variable of the environment names credentials.
-    """
+    """Return the store of a folder: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
     address = public_url(url).removeprefix("precomputed://")
-    scheme, host, path, *_ = urlsplit(address)
-    options: Any = {
-        "client_options": Link(address, patience).client_options(),
-        "retry_config": {"max_retries": 0},
-    }
-    if scheme in WEB_SCHEMES:
-        return HTTPStore(f"{scheme}://{host}{path}", **options)
-    if scheme in BUCKETS:
-        store, credentials = BUCKETS[scheme]
-        anonymous = credentials.isdisjoint(os.environ)
-        return store(host, prefix=path.strip("/"), skip_signature=anonymous, **options)
+    scheme, _, path, *_ = urlsplit(address)
+    if scheme in WEB_SCHEMES or scheme in CREDENTIALS:
+        return open_remote(address, Link(address, patience))
     if scheme in ("", "file"):
         return LocalStore(Path(unquote(path) if scheme else url).resolve())
     raise ValueError(f"{address}: cannot read {scheme}://; use file, http, https, s3 or gs")

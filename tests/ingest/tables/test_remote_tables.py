@@ -15,7 +15,7 @@ from ingest.tables.remote_tables import RemoteFile, remote_identity
 from ingest.tables.synapse_tables import open_table
 from ingest.volume.geometry import box_at
 from ingest.volume.open import open_volume
-from ingest.volume.ranges import byte_ranges as fetch
+from shards.storage.object_store import CREDENTIALS
 from shards.tabular.table_files import Column
 from tests.servers.files import FileServer
 
@@ -117,7 +117,7 @@ def test_buckets_are_read_by_their_own_urls(
 ) -> None:
     """A bucket's endpoint answers at /BUCKET/KEY, without a signature."""
     volume = formula_volumes["sharded"]
-    for name in fetch.AWS_CREDENTIALS | fetch.GOOGLE_CREDENTIALS:
+    for name in CREDENTIALS[scheme]:
         monkeypatch.delenv(name, raising=False)
     with FileServer(folder=tables.parent) as server:
         monkeypatch.setenv(endpoint, server.url)

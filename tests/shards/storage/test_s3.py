@@ -17,6 +17,7 @@ from shards.pack.verify import verify
 from shards.pack.write_shards import pack
 from shards.storage.cache_folder import CacheSpec
 from shards.storage.local import open_storage
+from shards.storage.object_store import CREDENTIALS, has_credentials
 from shards.stream.shardset import open_shards
 from shards.stream.stream import evaluation_batches
 
@@ -130,3 +131,17 @@ def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
         open_shards("s3://nowhere-to-be-found/set")
     with pytest.raises(ValueError, match="cannot use ftp://"):
         open_shards("ftp://somewhere/set")
+
+
+def test_without_credentials_a_bucket_is_read_anonymously_and_that_is_said(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (*CREDENTIALS["s3"], "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert open_storage(bucket).names() == []
+    open_storage(bucket)
+    stderr = capsys.readouterr().err
+    assert stderr.count("anonymously") == 1
+    assert "AWS_SKIP_SIGNATURE=false" in stderr
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "false")
+    assert has_credentials("s3")
