@@ -18,10 +18,13 @@ from typing import Any
 import crc32c
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from shards.contract.schema import IDENTITY_COLUMNS, UNLABELLED
 from shards.images.decode import EXTENSIONS, decoded
 from shards.pack.tar_reader import Member
+
+Json = dict[str, JsonValue]
 
 IMAGES = ("npy", *EXTENSIONS)
 META = re.compile(r"__[^/]*__($|/)")  # what WebDataset skips
@@ -197,7 +200,7 @@ def _npy(content: bytes, where: str) -> tuple[np.ndarray, int]:
 
 
 def _label(
-    sample: Sample, documents: dict[str, dict[str, Any]], where: str, class_names: Sequence[str]
+    sample: Sample, documents: dict[str, Json], where: str, class_names: Sequence[str]
 ) -> int:
     """Return the label that all members of a sample agree on, or `UNLABELLED`."""
     found: dict[str, int] = {}
@@ -236,7 +239,7 @@ def parse_label(text: str, where: str, class_names: Sequence[str]) -> int:
     )
 
 
-def _json(content: bytes, where: str) -> dict[str, Any]:
+def _json(content: bytes, where: str) -> Json:
     """Return the object in a JSON member."""
     try:
         found = json.loads(content, parse_constant=_refuse, object_pairs_hook=_unique)
@@ -254,14 +257,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, JsonValue]]) -> Json:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name comes twice")
     return found
 
 
-def _identity(documents: dict[str, dict[str, Any]], where: str) -> dict[str, Any]:
+def _identity(documents: dict[str, Json], where: str) -> dict[str, Any]:
     """Return the identity columns that a sample's JSON names; unknown is 0, NaN or empty."""
     row: dict[str, Any] = {}
     for name, kind in {**IDENTITY_COLUMNS, "qc_flags": pa.string()}.items():

@@ -111,7 +111,7 @@ class Stream:
         """How many samples of an epoch's order are not read, since they fill no global batch."""
         return self.samples_per_epoch - self.steps_per_epoch * self.batch_size
 
-    def agreement(self) -> dict[str, Any]:
+    def agreement(self) -> dict[str, object]:
         """Return what all ranks of a run must have in common: see `require_agreement`.
 
         A resumed run must have all but `world_size` in common with the one it continues.
@@ -212,7 +212,7 @@ def evaluation_batches(
         reader.close()
 
 
-def require_agreement(ranks: Sequence[dict[str, Any]]) -> None:
+def require_agreement(ranks: Sequence[dict[str, object]]) -> None:
     """Refuse to go on unless all ranks' `Stream.agreement()` are the same; say which differ."""
     for rank, found in enumerate(ranks):
         for what, value in ranks[0].items():
