@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def plan_json(self) -> Path:
-        """What was decided; written last by `plan`."""
+        """The decisions; written last by `plan`."""
         return self.root / "plan.json"
 
     @property
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def plan_rejects(self) -> Path:
-        """What the plan left out, and why."""
+        """Samples that the plan left out, with the reason."""
         return self.root / "plan-rejects.parquet"
 
     @property

@@ -1,4 +1,4 @@
-"""Where a job's CAVE tables come from. No token belongs here: it comes from its own places."""
+"""The CAVE datastack of a job. No token belongs here: it comes from its own places."""
 
 import re
 from dataclasses import dataclass

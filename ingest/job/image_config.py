@@ -18,7 +18,7 @@ Channel = Literal["em", "pre", "post"]
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeConfig:
-    """Where the images are.
+    """The images: format, place and scale.
 
     `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
     `tiff`: one file of sections, or a folder of section files in the order of their numbers.
@@ -77,7 +77,7 @@ def _default_views() -> dict[str, ViewConfig]:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """What is cut out around each synapse: any number of views, each of its scale and size.
+    """Views cut out around each synapse, each of its own scale and size.
 
     `channels`: `pre` and `post` are masks of the two partners, 255 inside, out of
     `volume.segmentation` by the table's root ids.
@@ -111,7 +111,7 @@ class SampleConfig:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QcConfig:
-    """When a sample is left out, and when too many are."""
+    """Limits of image quality, and of the fraction of rejects."""
 
     max_zero_fraction: float = 0.5  # more voxels of value 0 than this: rejected
     max_reject_fraction: float = 0.2  # more samples rejected than this: the job fails

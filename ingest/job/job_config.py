@@ -24,7 +24,7 @@ Tier = Literal["manual", "agreeing", "single"]
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """What the synapse table calls its columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
+    """Names of the synapse table's columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
 
     None: the table has no such column, and none is used. `file`: where a sample's image is, for
     `format: images`; without it the files are ID.tif.
@@ -93,7 +93,7 @@ class ProofreadTable:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelConfig:
-    """How a synapse gets its label: from tables of neurons, or from a column of its own table.
+    """The source of labels: tables of neurons, or a column of the synapse table.
 
     `tiers`: which tiers of tables are used (see ingest.labels). `neurons_per_class`: so many
     neurons of each class, drawn by `seed`; null for all. `unlabelled`: the synapses to which
@@ -134,7 +134,7 @@ class LabelConfig:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Who is trained on and who is tested.
+    """Division of neurons or positions into train, val and test.
 
     `neuron`: whole presynaptic neurons, `fractions` of those of each class; where no neuron is
     known, single samples.
@@ -179,7 +179,7 @@ class SplitConfig:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostConfig:
-    """What the plan's prediction of time assumes of the store that holds the volume."""
+    """Assumptions about the volume's store, by which the plan predicts time."""
 
     bandwidth_mb_s: float = 100.0
     latency_ms: float = 20.0
@@ -214,22 +214,22 @@ class JobConfig:
 
     @property
     def has_images(self) -> bool:
-        """Whether the images exist already, and are not cut out of a volume."""
+        """True if the images exist already, and are not cut out of a volume."""
         return self.volume.format == "images"
 
     @property
     def has_positions(self) -> bool:
-        """Whether it is known where samples lie."""
+        """True if the positions of samples are known."""
         return getattr(self.synapses.columns, self.samples.center) is not None
 
     @property
     def has_neurons(self) -> bool:
-        """Whether it is known which neuron a sample is of."""
+        """True if the neurons of samples are known."""
         return self.synapses.columns.pre_root_id is not None
 
     @property
     def uses_cave(self) -> bool:
-        """Whether any table is CAVE's."""
+        """True if any table is CAVE's."""
         return any(table.source == "cave" for table in self.tables)
 
     @property

@@ -1,4 +1,4 @@
-"""What class a synapse has: from tables of neurons, or from a column of its own table.
+"""Labels of synapses: from tables of neurons, or from a column of the synapse table.
 
 Tiers, from sure to less sure: `manual` (a table made by people), `agreeing` (two tables or more
 say the same), `single`; each is surer as `..._proofread`, where people have gone over the axon.
@@ -40,7 +40,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class NeuronLabels:
-    """What the tables say of each presynaptic root, in pandas columns indexed by root id.
+    """Labels of presynaptic roots, in pandas columns indexed by root id.
 
     `labels` has neuron_id, nucleus_id, label, label_tier, label_source.
     """
@@ -53,7 +53,7 @@ class NeuronLabels:
 
 
 class Funnel:
-    """How many rows each step of the labelling kept."""
+    """Number of rows kept by each step of the labeling."""
 
     def __init__(self) -> None:
         self.rows = 0

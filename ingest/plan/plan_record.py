@@ -24,7 +24,7 @@ class FunnelStep:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What one scale costs. `touches` counts each pair of an image and a chunk under it."""
+    """Cost of one scale. `touches` counts each pair of an image and a chunk under it."""
 
     touches: int
     distinct_chunks: int
@@ -43,7 +43,7 @@ class Reading:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a job reads and stores: of each mip, of the segmentation under each mip, in total."""
+    """Reading and storage of a job: per mip, of the segmentation per mip, in total."""
 
     by_mip: dict[str, Reading] = field(default_factory=dict)
     masks: dict[str, Reading] = field(default_factory=dict)

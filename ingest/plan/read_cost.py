@@ -1,4 +1,4 @@
-"""What a plan will read: chunks, ranges, requests, bytes and time, by arithmetic.
+"""Cost of reading a plan: chunks, ranges, requests, bytes and time, by arithmetic.
 
 Also decided here: over how many chunks that nobody asked for the ranges of a scale are joined. It
 is the choice that `seconds` says is fastest, for the latency and bandwidth that the job states.

@@ -1,4 +1,4 @@
-"""Which labelled samples a plan keeps, and in which split: caps, splits, quotas, guards.
+"""Selection of labeled samples and their splits: caps, splits, quotas, guards.
 
 Validation and test are settled first; what would leak of the training split then gives way.
 """

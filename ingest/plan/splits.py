@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: pure functions of ids, labels and a seed.
+"""Splits: pure functions of ids, labels and a seed.
 
 Samples come as parallel arrays of length n; a split is the position of its name in SPLITS.
 """

@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How often a question is asked, and the waits between, which double and are jittered."""
+    """The number of times a question is asked, and the waits between, doubling and jittered."""
 
     attempts: int = 8
     first_wait_s: float = 1.0

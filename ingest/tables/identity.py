@@ -1,4 +1,4 @@
-"""What tells a table or a volume from another, so that a change of it is noticed."""
+"""Identities of tables and volumes, so that a change of one is noticed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from shards.storage.atomic import sha256_of_file
 
 @with_config(extra="allow", strict=True)
 class Source(TypedDict):
-    """What tells a table or a volume from another; a kind of source may have further keys."""
+    """The identity of a table or a volume; a kind of source may have further keys."""
 
     kind: Literal["table", "volume"]
     path: str

@@ -17,7 +17,7 @@ BLOCK_BYTES = 8 << 20
 
 
 def is_remote(path: str) -> bool:
-    """Whether a table's path is a URL of another machine."""
+    """Tell whether a table's path is a URL of another machine."""
     return "://" in path and not path.startswith("file://")
 
 

@@ -1,1 +1,1 @@
-"""What command lines share, and what the shards commands print and draw."""
+"""Parts that all command lines share, and the output of the shards commands."""

@@ -1,4 +1,4 @@
-"""How fast this machine reads a shard set, and what that means for a given step time."""
+"""Reading speed of a shard set on this machine, and its meaning for a given step time."""
 
 import math
 import time
@@ -17,7 +17,7 @@ RAW_READ_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSpec:
-    """What is read: one rank's stream of `split`, for up to `seconds` each time."""
+    """The reading to time: one rank's stream of `split`, for up to `seconds` each time."""
 
     split: str = "train"
     batch_size: int = 32

@@ -1,4 +1,4 @@
-"""What every command line of this project shares: arguments, exit codes, errors of one line."""
+"""The common part of all command lines: arguments, exit codes, errors of one line."""
 
 import errno
 import functools
@@ -226,7 +226,7 @@ def _public(arg: str) -> str:
 
 
 def _reader_left() -> bool:
-    """Whether standard output has no reader any more; what is left for it is then dropped."""
+    """Tell whether standard output has lost its reader; what is left for it is then dropped."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not poll.poll(0):

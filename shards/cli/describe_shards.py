@@ -1,4 +1,4 @@
-"""What a shard set holds: counts as text, and a contact sheet of examples."""
+"""Description of a shard set: counts as text, and a contact sheet of examples."""
 
 from collections.abc import Iterator
 from pathlib import Path

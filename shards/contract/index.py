@@ -33,7 +33,7 @@ MAX_BYTES_A_ROW, MAX_BYTES = 4096, 1 << 20  # of an index: as a file, and unpack
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexNotes:
-    """What the writer of an index notes beside its rows.
+    """Notes of an index's writer beside its rows.
 
     `plan` names all that decides a packed shard's bytes; `moments` are those of its voxels.
     `sha256` is the hash of the other notes and of all rows; an index without it is read unchecked.

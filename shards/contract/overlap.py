@@ -1,4 +1,4 @@
-"""Which voxel a point lies in, and which images share voxels: none of train may with another."""
+"""Voxels of points, and images that share voxels: none of train may with another split."""
 
 import numpy as np
 import numpy.typing as npt

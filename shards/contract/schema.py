@@ -94,7 +94,7 @@ def size_zyx(size: Sequence[int]) -> tuple[int, int, int]:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSpec:
-    """What one image is: axes (c, y, x) for a patch and (c, z, y, x) for a cube."""
+    """Shape and type of one image: (c, y, x) for a patch and (c, z, y, x) for a cube."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -129,7 +129,7 @@ class ImageSpec:
 
     @property
     def stretch(self) -> float:
-        """How much longer a voxel is along z than along x; 1 where its size is unknown."""
+        """Ratio of a voxel's size along z to that along x; 1 where it is unknown."""
         return 1.0 if self.voxel_size_nm is None else self.voxel_size_nm[0] / self.voxel_size_nm[2]
 
     @property
@@ -226,7 +226,7 @@ class SplitInfo:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackNotes:
-    """How a shard set was made: what `shards pack` was asked, or that `shards index` did it."""
+    """Provenance of a shard set: the options of `shards pack`, or that `shards index` made it."""
 
     samples_per_shard: int | None = None
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""Which channels of an image hold EM, by their names; the others are masks."""
+"""The channels of an image that hold EM, by their names; the others are masks."""
 
 import re
 from collections.abc import Sequence

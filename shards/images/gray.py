@@ -1,4 +1,4 @@
-"""What a stored image is: the one place that turns an image file's values into 8-bit voxels.
+"""Image files as 8-bit voxels: the one place that converts their values.
 
 c channels, z sections, y, x. Axes are letters as tifffile has them: C channels, S samples of a
 pixel, and Z, T, I or Q for sections, planes in time, and planes of which the file says no more.
@@ -37,7 +37,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """What a file's header says of its values.
+    """Value type and meaning, as a file's header declares them.
 
     `bits` of a value; `palette` (n, 3) are the colors that values stand for; `alpha`: the last
     sample of each pixel is its opacity.

@@ -1,4 +1,4 @@
-"""How much memory what a file declares may take."""
+"""Limits on the memory that a file's declared sizes may take."""
 
 import os
 

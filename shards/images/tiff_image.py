@@ -99,13 +99,13 @@ class TiffImage:
         return voxels(self.stored, self._all_values())
 
     def _has_pages(self) -> bool:
-        """Whether each section has a page of its own."""
+        """True if each section has a page of its own."""
         series, sections = self._series, self.size_czyx[1]
         there = series.is_multifile or len(self._file.pages) >= sections
         return there and len(series) == sections and math.prod(series.keyframe.shape) == self._plane
 
     def _pages_are_alike(self) -> bool:
-        """Whether all pages are known to be of one photometric interpretation and no palette."""
+        """True if all pages are known to be of one photometric interpretation and no palette."""
         if self._series.is_multifile or self.stored.palette is not None:
             return False
         kinds, offset = set(), self._series.keyframe.offset

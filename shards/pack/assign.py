@@ -1,4 +1,4 @@
-"""Which sample goes into which shard: decided before anything is read or written."""
+"""Assignment of samples to shards, before anything is read or written."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """What is packed, and how.
+    """Options of packing.
 
     samples_per_shard: at most so many samples in a tar; None for tars of about `SHARD_BYTES`.
     seed: of the shuffle.

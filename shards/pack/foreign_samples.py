@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass
 class Seen:
-    """What was passed over in a tar, and what its unlabelled samples have instead."""
+    """Members of a tar that were passed over, and what its unlabeled samples have instead."""
 
     skipped: list[str] = field(default_factory=list)
     unlabelled: int = 0

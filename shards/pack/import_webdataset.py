@@ -47,7 +47,7 @@ FORCE = "--force replaces it"
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignSpec:
-    """What tars do not say: split ("": by their names), classes, voxel size (None: unknown)."""
+    """Facts that tars lack: split ("": by their names), classes, voxel size (None: unknown)."""
 
     split: str = ""
     class_names: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class ForeignSpec:
 
 @dataclass
 class Scan:
-    """What one tar turned out to hold."""
+    """Contents of one tar."""
 
     name: str
     split: str

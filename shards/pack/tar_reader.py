@@ -54,7 +54,7 @@ class Member:
 
 @dataclass
 class _Extended:
-    """What extended headers say of the member that follows."""
+    """Extended headers' values for the member that follows."""
 
     names: set[str] = field(default_factory=set)
     size: int | None = None

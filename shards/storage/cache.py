@@ -229,7 +229,7 @@ class _CachedFile:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the file has been removed from the cache."""
+        """True if the file has been removed from the cache."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     def touch(self) -> bool:

@@ -22,7 +22,7 @@ SUFFIX, LOCK = ".cache", "lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheSpec:
-    """Where remote shards are kept, how many bytes at most, and how long a used one is safe.
+    """Folder of the cache of remote shards, its size limit, and how long a used one is safe.
 
     A shard read within the last `grace_s` seconds by any process is not removed to make room.
     `shared`: the folder is for all users of its group, who trust each other.

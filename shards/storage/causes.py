@@ -1,4 +1,4 @@
-"""What obstore's errors mean: the cause in a few words, and whether trying again is pointless."""
+"""Causes of obstore's errors in a few words, and whether trying again is pointless."""
 
 import re
 from typing import NamedTuple
@@ -25,7 +25,7 @@ OTHER_SERVER = (
 
 
 class Meaning(NamedTuple):
-    """What stands in an error, the cause that it tells of, and the cure."""
+    """A pattern in an error's text, the cause that it stands for, and the cure."""
 
     pattern: str
     cause: str

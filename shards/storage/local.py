@@ -1,4 +1,4 @@
-"""Where the files of a shard set lie. Everything else in `shards` reads and writes through here."""
+"""Storage of a shard set's files. Everything else in `shards` reads and writes through here."""
 
 import hashlib
 import io

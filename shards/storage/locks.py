@@ -41,7 +41,7 @@ IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """Who holds a lock; `since` is local time."""
+    """The holder of a lock; `since` is local time."""
 
     host: str
     pid: int

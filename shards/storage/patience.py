@@ -38,7 +38,7 @@ class TruncatedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long a request is tried: waits grow from `first_s` to `longest_s`, in all `total_s`."""
+    """Limits on retries: waits grow from `first_s` to `longest_s`, in all `total_s`."""
 
     total_s: float = 120.0
     first_s: float = 0.1

@@ -63,12 +63,12 @@ class BatchReader:
 
     @property
     def has_room(self) -> bool:
-        """Whether another batch may be submitted."""
+        """True if another batch may be submitted."""
         return len(self._under_way) <= self._prefetch
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to take."""
+        """True if there is nothing to take."""
         return not self._under_way
 
     def submit(self, rows: np.ndarray, epoch: int, step: int) -> None:

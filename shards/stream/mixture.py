@@ -33,7 +33,7 @@ class Mixture:
 
     @property
     def is_remote(self) -> bool:
-        """Whether any set is read over a network."""
+        """True if any set is read over a network."""
         return any(shards.storage.is_remote for shards in self.sets)
 
     def eligible(self, spec: OrderSpec) -> np.ndarray | None:

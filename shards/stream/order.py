@@ -1,4 +1,4 @@
-"""Which sample is read when. Pure functions, so that resuming is arithmetic.
+"""Order of reading. Pure functions, so that resuming is arithmetic.
 
 An epoch's order is a function of (samples, spec, epoch, global batch) alone, and every rank
 computes all of it. Global batch `g` is its slice [g * B, (g + 1) * B), of which rank r of R reads
@@ -16,7 +16,7 @@ from shards.contract.schema import UNLABELLED
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrderSpec:
-    """How an epoch is made of a split.
+    """Rules by which a split becomes an epoch.
 
     balance: `none` reads every sample once an epoch. `class` reads every class equally often: as
         often as the largest class has samples. A smaller class is read over and over, whole
@@ -57,7 +57,7 @@ class OrderSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
-    """What the order depends on, an entry a sample: (n,) arrays.
+    """Properties of samples that the order depends on, as (n,) arrays.
 
     `shard` numbers the shards of all sets; `source` is the set's place among the sets.
     """

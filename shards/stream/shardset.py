@@ -20,7 +20,7 @@ from shards.workers.forks import renew_in_children
 
 
 class ShardSet:
-    """What `open_shards` returns. Safe to use from many threads; pickled, it is opened anew.
+    """An open shard set. Safe to use from many threads; pickled, it is opened anew.
 
     `url`; `fold` of a cross-validation, or None; `manifest`; `manifest_sha256`, the hash of its
     file, which names the set's whole content, since it holds the hash of every other file.

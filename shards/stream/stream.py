@@ -108,7 +108,7 @@ class Stream:
 
     @property
     def dropped_per_epoch(self) -> int:
-        """How many samples of an epoch's order are not read, since they fill no global batch."""
+        """Number of samples of an epoch that are not read, since they fill no global batch."""
         return self.samples_per_epoch - self.steps_per_epoch * self.batch_size
 
     def agreement(self) -> dict[str, object]:

@@ -44,7 +44,7 @@ RawRows = Callable[[Sequence[int]], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CsvLayout:
-    """How a text table is written."""
+    """Dialect of a text table."""
 
     names: tuple[str, ...]
     has_header: bool

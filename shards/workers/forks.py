@@ -1,4 +1,4 @@
-"""What a forked process must not take over: locks that a thread of its parent may hold."""
+"""Locks that a forked process must not take over from a thread of its parent."""
 
 import os
 from typing import Protocol

@@ -55,7 +55,7 @@ def result_of(future: Future[T]) -> T:
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C is being handled: no time to wait."""
+    """Tell whether Ctrl-C is being handled: no time to wait."""
     return isinstance(sys.exc_info()[1], KeyboardInterrupt)
 
 

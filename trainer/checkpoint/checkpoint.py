@@ -39,7 +39,7 @@ tolerant = with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=Fal
 @tolerant
 @dataclass
 class Progress:
-    """How far a run is; saved with each checkpoint."""
+    """Progress of a run; saved with each checkpoint."""
 
     epoch: int = 0
     step: int = 0  # in the epoch: the next one

@@ -33,12 +33,12 @@ class Trained:
 
     @property
     def config(self) -> Config:
-        """What it was trained as."""
+        """The configuration that it was trained with."""
         return self.state.config
 
     @property
     def inputs(self) -> Inputs:
-        """What it was trained for."""
+        """The inputs that it was trained for."""
         return self.state.inputs
 
 

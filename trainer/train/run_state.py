@@ -21,7 +21,7 @@ from trainer.train.losses import Loss
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What to train, on what, and where to put it."""
+    """A training job: recipe, data, and output folder."""
 
     recipe: str
     config: Config
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass
 class Session:
-    """What a run holds while it trains."""
+    """State of a run while it trains."""
 
     job: Job
     accelerator: Accelerator

@@ -79,7 +79,7 @@ class Fit:
 
     @property
     def where(self) -> str:
-        """Where in the file they lie, for messages."""
+        """Their place in the file, for messages."""
         place = f", its {self.place!r}" if self.place else ""
         return place + (f", names below {self.prefix!r}" if self.prefix else "")
 

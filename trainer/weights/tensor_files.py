@@ -108,7 +108,7 @@ class Names:
 @with_config(ConfigDict(strict=True, extra="ignore"))
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beside:
-    """What a state.json says of the files beside it."""
+    """A state.json's statements about the files beside it."""
 
     files: dict[str, str] = field(default_factory=dict)  # name to SHA-256
     inputs: Names = Names()

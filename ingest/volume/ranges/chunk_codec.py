@@ -60,7 +60,7 @@ READABLE = (*DECODERS, *SEGMENTS)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoder:
-    """How chunks of one scale are decoded."""
+    """Decoding of the chunks of one scale."""
 
     encoding: str
     where: str

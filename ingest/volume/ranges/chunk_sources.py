@@ -19,7 +19,7 @@ from ingest.volume.scale import StoredSizes
 
 
 class Source(Protocol):
-    """Where chunks come from."""
+    """A source of chunks."""
 
     def start(self, window: Window) -> None:
         """Set going whatever hands in each chunk of the window, once; return at once."""

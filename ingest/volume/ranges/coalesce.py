@@ -1,4 +1,4 @@
-"""Which byte ranges fetch the chunks that are wanted, and over which gaps it pays to join them.
+"""Byte ranges that fetch the requested chunks, and the gaps over which joining them pays.
 
 Chunks of a minishard lie one behind the other in the order of their ids. A range may run on over
 up to `gap` chunks that nobody asked for: bytes are paid to save a request. The plan counts ranges
@@ -34,7 +34,7 @@ def range_numbers(runs: Ints, places: Ints, gap: int) -> Ints:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Joined:
-    """What joining over one gap gives: ranges to request, and the chunks that they carry."""
+    """Result of joining over one gap: ranges to request, and the chunks that they carry."""
 
     gap: int
     ranges: int

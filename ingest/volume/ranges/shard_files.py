@@ -1,4 +1,4 @@
-"""Where chunks lie in the files of a sharded volume: shard and minishard indices, read once."""
+"""Places of chunks in the files of a sharded volume: shard and minishard indices, read once."""
 
 from collections import OrderedDict
 from collections.abc import Callable

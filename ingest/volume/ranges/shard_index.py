@@ -1,4 +1,4 @@
-"""Where a chunk of a precomputed volume is stored, from its `info` alone.
+"""The place of a chunk of a precomputed volume, from its `info` alone.
 
 The arithmetic is that of neuroglancer's sharded format, `neuroglancer_uint64_sharded_v1`: a
 chunk's id is the compressed Morton code of its place in the grid that begins at the voxel offset;
