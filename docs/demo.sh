@@ -3,7 +3,7 @@
 # Every step continues or skips what an earlier run finished, so it is safe to run again.
 set -euo pipefail
 out=${1:-runs/demo}
-read -ra phantom <<<"${DEMO_PHANTOM:-}" # e.g. "--size 512 512 96 --synapses 60"
+read -ra phantom <<<"${DEMO_PHANTOM:-}" # e.g. "--size 640 640 96 --neurons 16 --synapses 80"
 read -ra train_2d <<<"${DEMO_2D:-}"     # e.g. "--epochs 1"
 read -ra train_3d <<<"${DEMO_3D:-}"
 

@@ -36,7 +36,7 @@ def phantom_command(
 
     What is not given is as in the default phantom, on which the demo runs.
 
-    Example: python -m ingest phantom runs/phantom --size 512 512 96 --synapses 60
+    Example: python -m ingest phantom runs/small --size 640 640 96 --neurons 16 --synapses 80
 
     Args:
         out: the folder to write
