@@ -15,6 +15,7 @@ import pandas as pd
 
 from eval.inputs.predictions import CENTERS, Floats, Ints, PredictionsInfo, probability_matrix
 from eval.report.figures import COLOURS
+from shards.contract.morton import compressed_morton
 from shards.storage.atomic import atomic_write, write_json
 
 Ids = npt.NDArray[np.uint64]
@@ -190,7 +191,9 @@ def _write_spatial(folder: Path, layer: Layer, low: Floats, high: Floats) -> lis
         size = (high - low) / grid
         cells = ((layer.points["place"][left] - low) / size).astype(np.int64).clip(0, grid - 1)
         codes, groups, counts = np.unique(
-            compressed_morton(cells, grid), return_inverse=True, return_counts=True
+            compressed_morton(cells[:, ::-1], grid[::-1].tolist()),
+            return_inverse=True,
+            return_counts=True,
         )
         last = len(levels) == MAX_LEVELS - 1
         taken = rng.random(len(left)) < (1.0 if last else LIMIT / counts.max())
@@ -208,20 +211,6 @@ def _write_spatial(folder: Path, layer: Layer, low: Floats, high: Floats) -> lis
         left = left[~taken]
         grid = np.where(size > size.max() / 2.0, 2 * grid, grid)
     return levels
-
-
-def compressed_morton(cells: Ints, grid: Ints) -> Ids:
-    """Return the compressed Morton codes (n,) of cells (n, 3) of a grid, x first."""
-    codes = np.zeros(len(cells), np.uint64)
-    place = 0
-    for bit in range(int(grid.max()).bit_length()):
-        for axis in range(3):
-            if 1 << bit < grid[axis]:
-                codes |= ((cells[:, axis].astype(np.uint64) >> np.uint64(bit)) & np.uint64(1)) << (
-                    np.uint64(place)
-                )
-                place += 1
-    return codes
 
 
 def _write_cells(folder: Path, layer: Layer, rows: Ints, groups: Ints, cells: Ids) -> Sharding:

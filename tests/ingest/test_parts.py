@@ -23,7 +23,8 @@ from ingest.plan.splits import (
     split_by_position,
 )
 from ingest.volume.geometry import Box, box_at, box_starts, inside
-from ingest.volume.ranges.shard_index import Grid, Sharding, compressed_morton
+from ingest.volume.ranges.shard_index import Grid, Sharding
+from shards.contract.morton import compressed_morton
 from shards.contract.overlap import voxels_of
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}

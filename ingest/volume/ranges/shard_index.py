@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ingest.volume.geometry import Box, Ints, Triple, box_starts, int_triple
 from ingest.volume.volume_info import ShardingInfo
+from shards.contract.morton import compressed_morton
 
 Codes = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.uint32]
@@ -94,27 +95,6 @@ class Grid:
         for step in np.ndindex(*most):
             samples = np.flatnonzero((span >= step).all(axis=1))
             yield samples, self.codes(low[samples] + np.asarray(step))
-
-
-def compressed_morton(positions: Ints, shape: Triple) -> Codes:
-    """Return the compressed Morton code of positions (n, 3), z, y, x, in a grid of `shape`.
-
-    Bits of x, y and z are interleaved, x lowest, and an axis drops out at the bit that its
-    grid size no longer needs.
-    """
-    bits = [max(int(n) - 1, 0).bit_length() for n in shape]
-    if sum(bits) > 64:
-        raise ValueError(f"a grid of {shape} chunks needs {sum(bits)} bits, more than 64")
-    columns = np.asarray(positions, dtype=np.int64).astype(np.uint64).T
-    codes = np.zeros(columns.shape[1], dtype=np.uint64)
-    place = 0
-    for bit in range(max(bits, default=0)):
-        for axis in (2, 1, 0):
-            if bit < bits[axis]:
-                one = (columns[axis] >> np.uint64(bit)) & np.uint64(1)
-                codes |= one << np.uint64(place)
-                place += 1
-    return codes
 
 
 def murmurhash3(codes: Codes) -> Codes:
