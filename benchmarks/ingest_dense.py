@@ -36,7 +36,7 @@ from ingest.volume.open import load_info, load_scale, open_volume
 from ingest.volume.ranges.assemble import Chunk, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import decode, gunzip
-from ingest.volume.ranges.shard_files import ShardFiles
+from ingest.volume.ranges.shard_files import VolumeShards
 from ingest.volume.sample_boxes import boxes_of
 
 
@@ -136,7 +136,7 @@ def stored_chunks(job: JobConfig, plan: pd.DataFrame) -> Iterator[tuple[Chunk, b
     sharding = scale.grid.sharding
     assert sharding is not None
     with ThreadPoolExecutor(1) as pool:
-        files = ShardFiles(fetcher, info.scales[0].key, sharding, pool)
+        files = VolumeShards(fetcher, info.scales[0].key, sharding, pool)
         for boxes in block_boxes(job, plan):
             for chunk in chunks_of(scale.grid, boxes):
                 code = np.array([chunk.code], dtype=np.uint64)

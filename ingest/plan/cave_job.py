@@ -6,13 +6,15 @@ from typing import TypeVar
 from ingest.job.job_config import JobConfig, LabelConfig, LabelTable, ProofreadTable
 from ingest.plan.labels import neuron_labels
 from ingest.tables.cave import Library
-from ingest.tables.cave_client import Patience
+from ingest.tables.cave_client import CaveRetries
 from ingest.tables.identity import Source
 
 AnyTable = TypeVar("AnyTable", LabelTable, ProofreadTable)
 
 
-def local_job(job: JobConfig, patience: Patience | None = None) -> tuple[JobConfig, list[Source]]:
+def local_job(
+    job: JobConfig, patience: CaveRetries | None = None
+) -> tuple[JobConfig, list[Source]]:
     """Return `job` with its CAVE tables as files, and what tells each table from another.
 
     The files are in the cache; what it lacks is asked for.

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from ingest.job.cave_config import CaveConfig
 from ingest.job.job_config import SynapseConfig
-from ingest.tables.cave_client import LOG, TOLD_WAIT_S, Answer, Cave, Patience, Question
+from ingest.tables.cave_client import LOG, TOLD_WAIT_S, Answer, Cave, CaveRetries, Question
 from ingest.tables.identity import Source
 from ingest.tables.synapse_tables import AXES
 from shards.cli.progress import progress
@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 class Library:
     """The cache of one materialization. `sources` describes the tables that were handed out."""
 
-    def __init__(self, config: CaveConfig, patience: Patience | None = None) -> None:
+    def __init__(self, config: CaveConfig, patience: CaveRetries | None = None) -> None:
         self.config = config
         self.sources: list[Source] = []
         self._folder = cache_folder(config) / config.datastack / f"v{config.version}"

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class CaveRetries:
     """The number of times a question is asked, and the waits between, doubling and jittered."""
 
     attempts: int = 8
@@ -86,9 +86,9 @@ class Answer:
 class Cave:
     """A datastack at its pinned version. `ask` may be called from several threads."""
 
-    def __init__(self, config: CaveConfig, patience: Patience | None = None) -> None:
+    def __init__(self, config: CaveConfig, patience: CaveRetries | None = None) -> None:
         self.config = config
-        self._patience = Patience() if patience is None else patience
+        self._patience = CaveRetries() if patience is None else patience
         self._rng = random.Random()
         check_server(config.server)
         self._token = find_token(config.server)

@@ -13,7 +13,7 @@ from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import Decoder, Stored
 from ingest.volume.ranges.coalesce import range_numbers
 from ingest.volume.ranges.compression import COMPRESSIONS, SUFFIXES
-from ingest.volume.ranges.shard_files import Minishard, ShardFiles
+from ingest.volume.ranges.shard_files import Minishard, VolumeShards
 from ingest.volume.ranges.shard_index import Codes
 from ingest.volume.scale import StoredSizes
 
@@ -39,7 +39,7 @@ class ShardedSource:
 
     def __init__(
         self,
-        files: ShardFiles,
+        files: VolumeShards,
         fetcher: Fetcher,
         decoder: Decoder,
         *,

@@ -16,7 +16,7 @@ from ingest.volume.ranges.assemble import Window, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import Decoder, Image
 from ingest.volume.ranges.chunk_sources import FileSource, ShardedSource, Source
-from ingest.volume.ranges.shard_files import ShardFiles
+from ingest.volume.ranges.shard_files import VolumeShards
 from ingest.volume.scale import Layer, MissingDataError, StoredSizes, scale_from_info
 from ingest.volume.volume_info import ScaleInfo, VolumeInfo
 from shards.workers.threads import Pool
@@ -128,7 +128,7 @@ class RangedVolume:
         if sharding is None:
             return FileSource(spec.key, self._fetcher, decoder, data_pool=self._data_pool)
         return ShardedSource(
-            ShardFiles(self._fetcher, spec.key, sharding, self._index_pool),
+            VolumeShards(self._fetcher, spec.key, sharding, self._index_pool),
             self._fetcher,
             decoder,
             compression="gzip" if sharding.gzip_data else "",

@@ -73,7 +73,7 @@ NOTHING = Minishard(
 )
 
 
-class ShardFiles:
+class VolumeShards:
     """The indices of one scale, kept for as long as this object lives."""
 
     def __init__(self, fetcher: Fetcher, key: str, sharding: Sharding, pool: Executor) -> None:

@@ -6,11 +6,11 @@ import pandas as pd
 from ingest.job.cave_config import CaveConfig
 from ingest.job.job_config import SynapseConfig
 from ingest.tables.cave import Library
-from ingest.tables.cave_client import Patience
+from ingest.tables.cave_client import CaveRetries
 
 TOKEN = "5ecc37" * 6
 ROOT = 864691135000000000
-HASTE = Patience(attempts=12, first_wait_s=0.001, longest_wait_s=0.01)
+HASTE = CaveRetries(attempts=12, first_wait_s=0.001, longest_wait_s=0.01)
 TYPES = {"excitatory_neuron": "excitatory", "inhibitory_neuron": "inhibitory"}
 CENTRES = np.random.default_rng(3).integers((190, 130, 65), (330, 240, 105), (500, 3))
 

@@ -17,7 +17,7 @@ from ingest.job.cave_config import CaveConfig
 from ingest.job.job_config import SynapseConfig, load_job
 from ingest.plan.cave_job import local_job
 from ingest.tables.cave import Library, fetch
-from ingest.tables.cave_client import Answer, Patience, Question
+from ingest.tables.cave_client import Answer, CaveRetries, Question
 from shards.cli.command import run_command
 from tests.ingest.cave.case import (
     ALL_ROOTS,
@@ -145,7 +145,7 @@ def test_what_was_fetched_before_a_failure_is_kept(server: CaveServer, config: C
     config = replace(config, neurons_per_query=1, concurrency=1)
     server.faults = Faults(rate=0.3, kinds=("500",), path="synapses_pni_2")
     with pytest.raises(ValueError, match="no answer on table synapses_pni_2 after 2 attempts"):
-        Library(config, Patience(attempts=2, first_wait_s=0)).synapses(
+        Library(config, CaveRetries(attempts=2, first_wait_s=0)).synapses(
             SynapseConfig(source="cave", path="synapses_pni_2"), ALL_ROOTS
         )
     answered = server.num_queries() - server.num_faults
@@ -157,7 +157,7 @@ def test_what_was_fetched_before_a_failure_is_kept(server: CaveServer, config: C
 
 
 def test_the_wait_doubles_is_jittered_and_heeds_the_server() -> None:
-    patience = Patience(first_wait_s=1.0, longest_wait_s=8.0)
+    patience = CaveRetries(first_wait_s=1.0, longest_wait_s=8.0)
     fixed = type("Fixed", (), {"uniform": lambda _self, low, high: (low + high) / 2})()
     waits = [patience.wait_s(attempt, 0.0, fixed) for attempt in range(5)]
     assert waits == [0.75, 1.5, 3.0, 6.0, 6.0]

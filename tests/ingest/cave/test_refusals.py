@@ -20,7 +20,7 @@ from ingest.__main__ import main
 from ingest.job.cave_config import CaveConfig
 from ingest.job.job_config import SynapseConfig, load_job
 from ingest.tables.cave import Library
-from ingest.tables.cave_client import END_OF_STREAM, Patience
+from ingest.tables.cave_client import END_OF_STREAM, CaveRetries
 from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE, check_server, find_token
 from shards.cli.command import run_command
 from tests.ingest.cave.case import ALL_ROOTS, HASTE, SYNAPSES, TOKEN, TYPES, ask_for
@@ -273,7 +273,9 @@ def test_a_server_that_does_not_exist_is_said_at_once(
     monkeypatch.setattr("socket.getaddrinfo", Mock(side_effect=unknown))
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"cannot be reached .*correct cave.server"):
-        Library(replace(config, server="https://no-such-host.invalid"), Patience()).table("types")
+        Library(replace(config, server="https://no-such-host.invalid"), CaveRetries()).table(
+            "types"
+        )
     assert time.monotonic() - started < 30
 
 
@@ -284,6 +286,6 @@ def test_a_server_that_is_down_is_said(
     monkeypatch.setenv(SERVER_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="no answer on the version after 4 attempts"):
         Library(
-            replace(config, server="http://127.0.0.1:9"), Patience(attempts=4, first_wait_s=0.05)
+            replace(config, server="http://127.0.0.1:9"), CaveRetries(attempts=4, first_wait_s=0.05)
         ).table("types")
     assert "asking again in" in caplog.text
