@@ -39,7 +39,7 @@ def evaluated(path: Path, *args: str) -> tuple[dict[str, Any], str]:
     """Return the run of metrics.json and the page."""
     assert run_command(main, [str(path), "--out", str(path.parent), *args]) == 0
     document = json.loads((path.parent / "metrics.json").read_text())
-    return document["runs"][0], (path.parent / "report.html").read_text()
+    return document["runs"][0], " ".join((path.parent / "report.html").read_text().split())
 
 
 def refused(path: Path, capsys: pytest.CaptureFixture[str], *args: str) -> str:
