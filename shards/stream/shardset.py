@@ -220,7 +220,11 @@ def read_manifest(storage: Storage, fold: int | None) -> tuple[str, bytes]:
                 f"{storage.url} holds no folds; leave --fold out, or pack with --folds"
             ) from None
         if fold and _has(storage, manifest_name(0)):
-            raise ValueError(f"{storage.url} holds folds, but no fold {fold}") from None
+            first = manifest_name(0)
+            known = parse_manifest(storage.read(first), where=f"{storage.url}/{first}").pack
+            raise ValueError(
+                f"{storage.url} holds no fold {fold}; its {known.num_folds} folds begin at 0"
+            ) from None
         raise
 
 

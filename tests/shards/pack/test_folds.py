@@ -15,6 +15,7 @@ from shards.pack.folds import OVERLAP, divide_in_folds, fold_of
 from shards.pack.verify import verify
 from shards.pack.write_shards import pack
 from shards.stream.shardset import open_shards
+from shards.stream.stream import Stream
 
 IMAGE = ImageSpec(shape=(1, 4, 8, 8), dtype="uint8", channels=("em",), voxel_size_nm=(40, 8, 8))
 
@@ -115,13 +116,30 @@ def test_folds_of_a_store_hold_the_same_images(store: Path, tmp_path: Path) -> N
             assert all(tested[key] == im.tobytes() for key, im in zip(keys, images, strict=True))
 
 
+def test_tars_whose_images_all_overlap_are_listed_as_empty(store: Path, tmp_path: Path) -> None:
+    """With one image per tar; what is left out of one fold's training is tested in another."""
+    url, left_out = str(tmp_path / "cv"), 0
+    pack(store, "patch", url, PackOptions(folds=3, samples_per_shard=1))
+    for fold in range(3):
+        assert verify(url, fold=fold) == []
+        with open_shards(url, fold=fold) as shards:
+            index, split = shards.index("train"), shards.manifest.splits["train"]
+            left_out += sum(shard.num_samples == 0 for shard in split.shards)
+            assert len(shards.read_images("train", np.arange(len(index)))) == split.num_samples
+            stream = Stream(shards, "train", batch_size=4)
+            with stream:
+                seen = [row for _ in range(stream.steps_per_epoch) for row in next(stream).rows]
+            assert len(set(seen)) == len(seen) > 0
+    assert left_out > 0
+
+
 def test_which_fold(store: Path, tmp_path: Path) -> None:
     url, plain = str(tmp_path / "cv"), str(tmp_path / "plain")
     pack(store, "patch", url, PackOptions(folds=3))
     pack(store, "patch", plain, PackOptions())
     for place, fold, message in (
         (url, None, "choose one with --fold 0"),
-        (url, 3, "but no fold 3"),
+        (url, 3, "holds no fold 3; its 3 folds begin at 0"),
         (url, -1, "must be 0 or more"),
         (plain, 0, "holds no folds; leave --fold out"),
     ):
