@@ -1,6 +1,6 @@
 """One split of one or several shard sets, as the stream reads it."""
 
-import re
+import ast
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +10,13 @@ from shards.contract.schema import INDEX_COLUMNS
 from shards.stream.order import OrderSpec, Samples
 from shards.stream.section_view import Sections
 from shards.stream.shardset import ShardSet
+
+EXAMPLE = "label == 1 and size > 200"
+FILTER_NODES = (
+    ast.Expression, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Compare, ast.cmpop,
+    ast.BoolOp, ast.boolop, ast.UnaryOp, ast.unaryop,
+    ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Mod, ast.BitAnd, ast.BitOr,
+)  # fmt: skip
 
 
 class Mixture:
@@ -102,14 +109,37 @@ def _require_alike(sets: Sequence[ShardSet]) -> None:
 
 def _holds(where: str, shards: ShardSet, split: str) -> np.ndarray:
     index = shards.index(split)
-    names = sorted(set(re.findall(r"[A-Za-z_]\w*", where)) & INDEX_COLUMNS.keys())
-    frame = pd.DataFrame({name: index.column(name) for name in names})
+    frame = pd.DataFrame({name: index.column(name) for name in _columns_of(where)})
     try:
-        result = frame.eval(where) if names else None
-    except (ValueError, SyntaxError, TypeError, KeyError, NameError) as error:
+        result = frame.eval(where)
+    except (ValueError, SyntaxError, TypeError, KeyError, NameError, NotImplementedError) as error:
         raise ValueError(f"filter {where!r} cannot be evaluated: {error}") from None
     if not isinstance(result, pd.Series) or result.dtype != bool:
-        raise ValueError(
-            f"filter {where!r} is no condition on index columns ({', '.join(INDEX_COLUMNS)})"
-        )
+        raise ValueError(f"filter {where!r} is no condition on samples; write one as {EXAMPLE!r}")
     return result.to_numpy()
+
+
+def _columns_of(where: str) -> list[str]:
+    """Return the index columns that a filter names; anything but comparing them is an error."""
+    try:
+        nodes = list(ast.walk(ast.parse(where.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"filter {where!r} cannot be read: {error}; write {EXAMPLE!r}") from None
+    for node in nodes:
+        text_sum = isinstance(node, ast.BinOp) and any(
+            isinstance(side, ast.Constant) and isinstance(side.value, str)
+            for side in (node.left, node.right)
+        )
+        if text_sum or not isinstance(node, FILTER_NODES):
+            raise ValueError(
+                f"filter {where!r} holds {type(node).__name__}; compare index columns with "
+                f"values, as in {EXAMPLE!r}"
+            )
+    names = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+    unknown = [name for name in names if name not in INDEX_COLUMNS]
+    if unknown or not names:
+        raise ValueError(
+            f"filter {where!r} names {', '.join(unknown) or 'no column'}; index columns are "
+            f"{', '.join(INDEX_COLUMNS)}"
+        )
+    return names

@@ -163,15 +163,38 @@ def test_filters(shards: ShardSet) -> None:
     assert len(rows) == stream.samples_per_epoch - stream.dropped_per_epoch
     assert set(tiers[rows]) == {"manual"}
     assert shards.index("train").column("center_x_nm")[rows].max() < 400
-    for where, message in (
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
         ("label_tier == 'x'", "no sample of train fulfils"),
+        ("label == 'a'", "no sample of train fulfils"),
+        ("label == 1e400", "no sample of train fulfils"),
         ("size + 1", "is no condition"),
-        ("nonsense == 3", "is no condition"),
-        ("size <", "cannot be evaluated"),
-        ("size < nonsense", "cannot be evaluated"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Stream(shards, "train", batch_size=2, order=OrderSpec(where=where))
+        ("label", "is no condition"),
+        ("key > 3", "cannot be evaluated"),
+        ("  ", "cannot be read"),
+        ("size <", "cannot be read"),
+        ("label = 1", "cannot be read"),
+        ("label == @x", "cannot be read"),
+        ("`label` == 1", "cannot be read"),
+        ("1 < 2", "names no column"),
+        ("nonsense == 3", "names nonsense; index columns are key, synapse_id"),
+        ("size < nonsense", "names nonsense"),
+        ("size > nan", "names nan"),
+        ("label.foo == 1", "holds Attribute"),
+        ("label.sum() > 0", "holds Call"),
+        ("label[0] == 1", "holds Subscript"),
+        ("1 if label else 0", "holds IfExp"),
+        ("lambda: label", "holds Lambda"),
+        ("9**9**9 > label", "holds Pow"),
+        ("'a' * 10000000000 == key", "holds BinOp"),
+    ],
+)
+def test_wrong_filters_are_refused(shards: ShardSet, where: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Stream(shards, "train", batch_size=2, order=OrderSpec(where=where))
 
 
 def test_sets_are_mixed(store: Path, tmp_path: Path, packed: Callable[[View], Path]) -> None:

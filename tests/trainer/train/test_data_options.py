@@ -116,8 +116,8 @@ def test_a_filter_and_a_cap_leave_what_they_say(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--where", "label === 1"], "filter 'label === 1' cannot be evaluated"),
-        (["--where", "label + 1"], r"filter 'label \+ 1' is no condition on index columns"),
+        (["--where", "label === 1"], "filter 'label === 1' cannot be read"),
+        (["--where", "label + 1"], r"filter 'label \+ 1' is no condition on samples"),
         (["--where", "label == 7"], "no sample of train fulfils 'label == 7'; widen the filter"),
         (["--where", "label == 0"], "all 40 samples of train are inhibitory"),
         (["--data-weights", "1", "2"], "2 weights for 1 shard sets; give one for each"),
