@@ -20,8 +20,6 @@ from typing import Literal
 
 import tyro
 
-from eval.commands import Sources, evaluate_paths, export_path
-from eval.evaluate import Options
 from shards.cli.command import HELP, UsageError, parse, run_command, show_usage
 
 
@@ -75,6 +73,8 @@ def main(args: list[str]) -> None:
         show_usage(f"{__doc__}\nOptions: python -m eval compare --help", args)
     elif args[0] == "export":
         asked = parse(Export, args[1:], prog="python -m eval export")
+        from eval.commands import export_path
+
         export_path(asked.path, asked.out)
     else:
         _evaluate(args)
@@ -86,6 +86,9 @@ def _evaluate(args: list[str]) -> None:
     paths = (*asked.paths, *asked.compare)
     if len(paths) < at_least:
         raise UsageError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
+    from eval.commands import Sources, evaluate_paths
+    from eval.evaluate import Options
+
     sources = Sources(
         paths=paths,
         data=asked.data,

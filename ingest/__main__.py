@@ -1,4 +1,7 @@
-"""The command line of ingest: argument parsing only."""
+"""The command line of ingest: argument parsing only.
+
+A command imports what it needs when it is called, so that --help answers at once.
+"""
 
 import signal
 import sys
@@ -14,12 +17,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from ingest.job.job_config import load_job
-from ingest.job.job_schema import job_schema
 from ingest.phantom.phantom_config import PhantomConfig
-from ingest.plan.make import plan_dataset
-from ingest.qc.describe_dataset import count_lines, inspect_lines, plan_lines, rules_of
-from ingest.run.blocks import Task, run_dataset
 from shards.cli.command import UsageError, run_command, run_named
 
 Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
@@ -43,7 +41,7 @@ def phantom_command(
         config: what to make up
         segmentation: add seg, the partners of all synapses, and a job that cuts masks of them
     """
-    from ingest.phantom.make_phantom import write_masks, write_phantom  # slow to import
+    from ingest.phantom.make_phantom import write_masks, write_phantom
 
     write_phantom(out, config)
     if segmentation:
@@ -63,6 +61,10 @@ def plan_command(config: Positional[Path], *, out: Dataset) -> None:
         config: the job's YAML file
         out: the data set's folder
     """
+    from ingest.job.job_config import load_job
+    from ingest.plan.make import plan_dataset
+    from ingest.qc.describe_dataset import plan_lines
+
     plan, was_there = plan_dataset(load_job(config), out)
     print("\n".join(plan_lines(plan)))
     print(f"{'planned already' if was_there else 'planned'}: python -m ingest run {out}")
@@ -87,6 +89,8 @@ def run_blocks_command(
         task_index: run one task's share of the blocks without a scheduler, counted from 0
         num_tasks: of how many tasks
     """
+    from ingest.run.blocks import Task, run_dataset
+
     task = None
     if task_index is not None or num_tasks is not None:
         if task_index is None or num_tasks is None:
@@ -103,7 +107,8 @@ def finish_command(dataset: Positional[Dataset]) -> None:
     Args:
         dataset: the folder that `run` filled
     """
-    from ingest.run.finish import finish_dataset  # draws, which is slow to import
+    from ingest.qc.describe_dataset import count_lines, rules_of
+    from ingest.run.finish import finish_dataset
 
     finished = finish_dataset(dataset)
     print("\n".join(count_lines(finished.counts, rules_of(finished, dataset).neurons)))
@@ -118,6 +123,8 @@ def inspect_command(dataset: Positional[Dataset]) -> None:
     Args:
         dataset: a data set's folder, finished or only planned
     """
+    from ingest.qc.describe_dataset import inspect_lines
+
     print("\n".join(inspect_lines(dataset)))
 
 
@@ -141,6 +148,8 @@ def schema_command() -> None:
 
     Example: python -m ingest schema > docs/job.schema.json
     """
+    from ingest.job.job_schema import job_schema
+
     print(job_schema(), end="")
 
 

@@ -1,4 +1,7 @@
-"""The command line of shards: argument parsing only."""
+"""The command line of shards: argument parsing only.
+
+A command imports what it needs when it is called, so that --help answers at once.
+"""
 
 import signal
 import sys
@@ -15,18 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from shards.cli.bench import BenchSpec, bench
 from shards.cli.command import run_command, run_named
-from shards.cli.describe_shards import describe, examples_sheet
-from shards.cli.serve import serving
-from shards.pack.assign import PackOptions
-from shards.pack.copy import copy
-from shards.pack.import_webdataset import ForeignSpec, index_tars
-from shards.pack.verify import verify
-from shards.pack.write_shards import pack
-from shards.stream.order import OrderSpec
-from shards.stream.section_view import Sections
-from shards.stream.shardset import open_shards
 
 Out = Annotated[str, tyro.conf.arg(metavar="URL")]
 
@@ -63,6 +55,11 @@ def pack_command(
         folds: split anew by neuron, for a cross-validation of so many folds over the same tars:
             fold I tests on part I, validates on the next part, trains on the others
     """
+    from shards.cli.describe_shards import describe
+    from shards.pack.assign import PackOptions
+    from shards.pack.write_shards import pack
+    from shards.stream.shardset import open_shards
+
     options = PackOptions(
         samples_per_shard=samples_per_shard,
         seed=seed,
@@ -88,6 +85,9 @@ def inspect_command(
         sheet: where to write the contact sheet
         seed: of the choice of examples
     """
+    from shards.cli.describe_shards import describe, examples_sheet
+    from shards.stream.shardset import open_shards
+
     with open_shards(url, fold=fold) as shards:
         print(describe(shards))
         if sheet is not None:
@@ -108,6 +108,8 @@ def verify_command(
         fast: sizes and indices only, without reading the tars
         workers: shards read at a time
     """
+    from shards.pack.verify import verify
+
     faults = verify(url, fold=fold, fast=fast, workers=workers)
     for fault in faults:
         print(fault)
@@ -133,6 +135,8 @@ def copy_command(
         fold: of a cross-validation; tars that are there already are kept
         workers: files copied at a time
     """
+    from shards.pack.copy import copy
+
     copy(source, target, fold=fold, workers=workers)
     print(f"{target}: complete")
 
@@ -147,6 +151,9 @@ def serve_command(folder: Positional[Path], *, port: int = 8000, host: str = "12
         port: to listen on; 0 takes a free one
         host: address to listen on
     """
+    from shards.cli.serve import serving
+    from shards.stream.shardset import open_shards
+
     if not any(folder.glob("manifest*.json")):
         open_shards(str(folder)).close()
     with serving(folder, host=host, port=port) as url:
@@ -179,6 +186,10 @@ def index_command(
         voxel_size_nm: z y x; unknown when not given
         force: replace a manifest.json that `shards index` did not write
     """
+    from shards.cli.describe_shards import describe
+    from shards.pack.import_webdataset import ForeignSpec, index_tars
+    from shards.stream.shardset import open_shards
+
     spec = ForeignSpec(split=split, class_names=class_names, voxel_size_nm=voxel_size_nm)
     index_tars(url, spec, force=force)
     with open_shards(url) as shards:
@@ -212,6 +223,10 @@ def bench_command(
         step_ms: time of a training step, to compare with
         fold: of a cross-validation
     """
+    from shards.cli.bench import BenchSpec, bench
+    from shards.stream.order import OrderSpec
+    from shards.stream.section_view import Sections
+
     spec = BenchSpec(
         split=split,
         batch_size=batch_size,
