@@ -1,6 +1,7 @@
 """The wheel, installed, and its command in a folder full of the user's own Python files."""
 
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("eval", "ingest", "shards", "slurm", "synshards", "trainer")
 # Names that a user may well have, of ours, of Python's and of libraries.
 OWN_FILES = ("trainer.py", "shards.py", "ingest.py", "eval/__init__.py", "random.py", "numpy.py")
-SMALL = "--size 640 640 96 --neurons 16 --synapses 80".split()
+SMALL = shlex.split("--size 640 640 96 --neurons 16 --synapses 80")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_the_users_own_files_are_not_imported(bin_folder: Path, users_folder: Pa
     assert (code, "planned" in told) == (0, True), told
     code, told = run("ingest", "run", "dataset", "--scheduler", "processes", "--workers", "2")
     assert (code, "a file of the user" in told) == (0, False), told
-    words = "submit train unet3d_small --data s --run r --dry-run -- --epochs 0".split()
+    words = shlex.split("submit train unet3d_small --data s --run r --dry-run -- --epochs 0")
     code, told = run("slurm", *words)
     assert (code, "epochs must be positive" in told) == (2, True), told
 
