@@ -146,7 +146,7 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
 def schema_command() -> None:
     """Print the JSON schema of a job's YAML, by which editors complete and check it.
 
-    Example: python -m ingest schema > docs/job.schema.json
+    Example: python -m ingest schema > docs/reference/job.schema.json
     """
     from ingest.job.job_schema import job_schema
 

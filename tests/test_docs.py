@@ -22,6 +22,8 @@ def test_files_and_links_of_a_page_exist(page: Path) -> None:
 
 
 def test_architecture_follows_a_synapse_through_at_most_25_files() -> None:
-    rows = re.findall(r"^\| (\d+) \|", (REPOSITORY / "docs/architecture.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| (\d+) \|", (REPOSITORY / "docs/reference/architecture.md").read_text(), re.M
+    )
     assert [int(row) for row in rows] == list(range(1, len(rows) + 1))
     assert 15 < len(rows) <= 25

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
-from hostile.samples import write_job_folder, write_set, write_volume
-from hostile.trees import edited, get, shuffled
+from benchmarks.hostile.damage import damaged
+from benchmarks.hostile.kinds import Answer, Case, Kind
+from benchmarks.hostile.samples import write_job_folder, write_set, write_volume
+from benchmarks.hostile.trees import edited, get, shuffled
 from ingest.job.job_config import load_job
 from ingest.volume.geometry import Box, int_triple
 from ingest.volume.open import VolumeConfig, load_scale, open_volume

@@ -15,9 +15,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
-from hostile.samples import tar, tar_members
+from benchmarks.hostile.damage import damaged
+from benchmarks.hostile.kinds import Answer, Case, Kind
+from benchmarks.hostile.samples import tar, tar_members
 from ingest.volume.files.tiff_stack import open_stack
 from shards.pack.import_webdataset import ForeignSpec, index_tars
 from shards.stream.shardset import open_shards

@@ -19,10 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.hostile.damage import damaged
+from benchmarks.hostile.kinds import Answer, Case, Kind
+from benchmarks.hostile.samples import predictions, rows, synapses, write_job_folder
 from eval.inputs.predictions import read_predictions
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
-from hostile.samples import predictions, rows, synapses, write_job_folder
 from ingest.job.job_config import load_job
 from ingest.tables.synapse_tables import synapse_batches
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from hostile.damage import damaged
-from hostile.kinds import Answer, Case, Kind
+from benchmarks.hostile.damage import damaged
+from benchmarks.hostile.kinds import Answer, Case, Kind
 from trainer.weights.tensor_files import read_tensors
 
 

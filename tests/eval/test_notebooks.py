@@ -9,7 +9,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 
 from tests.conftest import REPOSITORY
 
-DOCS = REPOSITORY / "docs"
+DOCS = REPOSITORY / "docs" / "notebooks"
 MOST_BYTES = 400_000
 
 

@@ -1,17 +1,12 @@
-"""A reduced form of `benchmarks/fuzz.py`: no edited input is read wrongly, or ends in a defect."""
+"""Reduced `benchmarks/hostile/fuzz.py`: no edited input is read wrongly, or ends in a defect."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-
-sys.path.append(str(REPOSITORY / "benchmarks"))
-
-from fuzz import BAD, KINDS
-from hostile.kinds import Judge
+from benchmarks.hostile.fuzz import BAD, KINDS
+from benchmarks.hostile.kinds import Judge
 
 COUNT = 40
 

@@ -1,4 +1,4 @@
-"""A reduced form of `benchmarks/kills.py`, which has every command and more kills."""
+"""A reduced form of `benchmarks/hostile/kills.py`, which has every command and more kills."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def test_commands_end_with_the_same_files(tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     words = ("--command", "plan", "ingest", "--kills", "2", "--twice", "--json", str(told))
     ended = subprocess.run(
-        [sys.executable, "benchmarks/kills.py", *words],
+        [sys.executable, "benchmarks/hostile/kills.py", *words],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

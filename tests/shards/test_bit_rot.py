@@ -1,33 +1,19 @@
 """No bit that flips in a shard set changes what a reader hands out in silence."""
 
-import importlib.util
 import io
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from benchmarks.shards import bit_rot
 from shards.pack.assign import PackOptions
 from shards.pack.import_webdataset import ForeignSpec, index_tars
 from shards.pack.write_shards import pack
-from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 FLIPS = 100
-
-
-@pytest.fixture(scope="module")
-def bit_rot() -> ModuleType:
-    """Return the benchmark, whose reduced form this is."""
-    path = REPOSITORY / "benchmarks" / "shard_bit_rot.py"
-    spec = importlib.util.spec_from_file_location("shard_bit_rot", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", params=["packed", "indexed"])
@@ -53,7 +39,7 @@ def shard_set(
 
 
 @pytest.mark.parametrize("kind", ["manifest.json", ".index.parquet", ".tar"])
-def test_no_flip_is_silent(shard_set: Path, bit_rot: ModuleType, kind: str) -> None:
+def test_no_flip_is_silent(shard_set: Path, kind: str) -> None:
     found = bit_rot.flips(shard_set, kind, FLIPS, np.random.default_rng(0))
     assert found.total() == FLIPS
     assert found["silent"] == 0

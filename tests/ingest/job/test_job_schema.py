@@ -10,7 +10,7 @@ import yaml
 from ingest.__main__ import main
 from tests.conftest import REPOSITORY
 
-PUBLISHED = REPOSITORY / "docs" / "job.schema.json"
+PUBLISHED = REPOSITORY / "docs" / "reference" / "job.schema.json"
 CONFIGS = sorted((REPOSITORY / "ingest" / "configs").glob("*.yaml"))
 
 
@@ -19,7 +19,7 @@ def test_the_published_schema_is_what_the_command_prints(
 ) -> None:
     main(["schema"])
     assert PUBLISHED.read_text() == capsys.readouterr().out, (
-        "run: python -m ingest schema > docs/job.schema.json"
+        "run: python -m ingest schema > docs/reference/job.schema.json"
     )
 
 

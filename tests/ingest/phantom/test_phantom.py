@@ -353,7 +353,7 @@ def test_no_simple_statistic_of_the_pixels_tells_the_classes_apart() -> None:
             ("first percentile", np.percentile(pixels, 1, axis=1)),
         ):
             score = roc_auc_score(excitatory[inside], value)
-            # 0.2 is four standard errors of 130 synapses; docs/phantom.md has the default's 1,005.
+            # 0.2 is four standard errors of 130 synapses, where the default has 1,005.
             assert 0.3 < score < 0.7, f"{name} of {box}: AUROC {score:.3f}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.ingest_full import full_job
+from benchmarks.ingest.full_job import full_job
 from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
 
 pytestmark = pytest.mark.real_data
