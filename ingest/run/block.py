@@ -41,6 +41,24 @@ class BlockResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Samples as they were read: `samples` with `reason`, empty for those to keep, and `qc_flags`.
+
+    `images` (n, c, [z], y, x) by view are the reading thread's own room: its next block overwrites
+    them. Those of a sample to reject hold anything.
+    """
+
+    samples: pd.DataFrame
+    images: dict[str, Images]
+    quality: dict[str, list[Quality]]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Mask (n,) of the samples to keep."""
+        return np.asarray(self.samples.reason == "")
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A worker thread keeps this between blocks: the plan, volumes by mip, room for images."""
 
@@ -88,9 +106,15 @@ def run_block(root: str, plan_sha256: str, block: int) -> BlockResult:
 
     `plan_sha256` is that of plan.json: a thread keeps what it opened for the next block.
     """
+    return execute(Layout(Path(root)), opened_here(root, plan_sha256), block)
+
+
+def opened_here(root: str, plan_sha256: str) -> Opened:
+    """Return what this thread has open of the plan in `root`."""
     if getattr(_kept, "plan", None) != (root, plan_sha256):
         _kept.opened, _kept.plan = Opened(read_plan(Layout(Path(root)))), (root, plan_sha256)
-    return execute(Layout(Path(root)), _kept.opened, block)
+    opened: Opened = _kept.opened
+    return opened
 
 
 def execute(layout: Layout, opened: Opened, block: int) -> BlockResult:
@@ -98,21 +122,20 @@ def execute(layout: Layout, opened: Opened, block: int) -> BlockResult:
     job = opened.plan.job
     samples = planned_samples(layout, opened.plan, block)
     requests, bytes_read = opened.counted("requests"), opened.counted("bytes")
-    images, quality, reasons = _cut(samples, opened, job)
-    kept = reasons == ""
-    for name, stack in images.items():
+    read = read_samples(samples, opened)
+    kept, record = read.kept, read.samples
+    for name, stack in read.images.items():
         stack[~kept] = 0
         write_rows(open_for_write(layout.root, name), block * job.samples_per_block, stack)
-    record = samples.assign(reason=reasons, qc_flags=_flag_texts(quality, job.qc))
-    for name in sorted(images):
+    for name in sorted(read.images):
         for item in QUALITY_FIELDS:
-            record[f"{name}_{item}"] = [getattr(one, item) for one in quality[name]]
+            record[f"{name}_{item}"] = [getattr(one, item) for one in read.quality[name]]
     write_block(layout.block(block), record, block_columns(job))
     return BlockResult(
         block=block,
         kept=int(kept.sum()),
         rejected=int((~kept).sum()),
-        bytes=sum(stack.nbytes for stack in images.values()),
+        bytes=sum(stack.nbytes for stack in read.images.values()),
         requests=opened.counted("requests") - requests,
         bytes_read=opened.counted("bytes") - bytes_read,
     )
@@ -138,10 +161,9 @@ def planned_samples(layout: Layout, plan: Plan, block: int) -> pd.DataFrame:
     return rows
 
 
-def _cut(
-    samples: pd.DataFrame, opened: Opened, job: JobConfig
-) -> tuple[dict[str, Images], dict[str, list[Quality]], np.ndarray]:
-    """Return images (n, c, [z], y, x) and their quality by view, and a reason per sample."""
+def read_samples(samples: pd.DataFrame, opened: Opened) -> Block:
+    """Read and judge the images of planned samples, a block's number of them at most."""
+    job = opened.plan.job
     views = job.samples.views
     images = {name: opened.stack(name, len(samples)) for name in views}
     quality: dict[str, list[Quality]] = {name: [] for name in views}
@@ -153,7 +175,8 @@ def _cut(
         quality[name].append(measure(image))
         reason = reject_reason(quality[name][-1], job.qc) if is_stored else "missing_data"
         reasons[row] = reasons[row] or reason
-    return images, quality, reasons
+    judged = samples.assign(reason=reasons, qc_flags=_flag_texts(quality, job.qc))
+    return Block(judged, images, quality)
 
 
 def _filled(
