@@ -61,7 +61,7 @@ def plan_command(config: Positional[Path], *, out: Dataset) -> None:
         config: the job's YAML file
         out: the data set's folder
     """
-    from ingest.job.job_config import load_job
+    from ingest.job.job_file import load_job
     from ingest.plan.make import plan_dataset
     from ingest.qc.describe_dataset import plan_lines
 

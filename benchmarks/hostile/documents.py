@@ -19,7 +19,7 @@ from benchmarks.hostile.damage import damaged
 from benchmarks.hostile.kinds import Answer, Case, Kind
 from benchmarks.hostile.samples import write_job_folder, write_set, write_volume
 from benchmarks.hostile.trees import edited, get, shuffled
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.volume.geometry import Box, int_triple
 from ingest.volume.open import VolumeConfig, load_scale, open_volume
 from shards.contract.schema import parse_manifest

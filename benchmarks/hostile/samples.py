@@ -37,7 +37,8 @@ def write_job_folder(folder: Path) -> dict[str, Any]:
     """Write a synapse table and return the values of a job on it."""
     synapses().to_parquet(folder / "synapses.parquet", write_page_checksum=True)
     return {
-        "volume": {"path": "stack.tif", "format": "tiff", "voxel_size_nm": [40, 8, 8]},
+        "axes": "xyz",
+        "volume": {"path": "stack.tif", "format": "tiff", "voxel_size_nm": [8, 8, 40]},
         "synapses": {
             "path": "synapses.parquet",
             "position_resolution_nm": [8, 8, 40],
@@ -155,5 +156,5 @@ def write_small_job(folder: Path) -> None:
         frame[f"ctr_pt_position_{axis}"] = rng.integers(low, high, len(frame))
     job = write_job_folder(folder)
     frame.to_parquet(folder / "synapses.parquet")
-    job["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [8, 32, 32]}}
+    job["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [32, 32, 8]}}
     (folder / "job.yaml").write_text(json.dumps(job))

@@ -23,7 +23,7 @@ from benchmarks.hostile.damage import damaged
 from benchmarks.hostile.kinds import Answer, Case, Kind
 from benchmarks.hostile.samples import predictions, rows, synapses, write_job_folder
 from eval.inputs.predictions import read_predictions
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.tables.synapse_tables import synapse_batches
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?$")

@@ -28,7 +28,8 @@ import pandas as pd
 from cloudvolume import CloudVolume
 
 from ingest.dataset import Layout
-from ingest.job.job_config import JobConfig, load_job
+from ingest.job.job_config import JobConfig
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.blocks import run_dataset
 from ingest.volume.geometry import Box

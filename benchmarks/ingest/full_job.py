@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.finish import finish_dataset
 from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--synapses", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="is emptied after each run")
     parser.add_argument("--num", type=int, nargs="+", default=[30173], help="synapses")
-    parser.add_argument("--patch", type=int, nargs=2, default=[256, 256])
-    parser.add_argument("--cube", type=int, nargs=3, default=[32, 128, 128])
+    parser.add_argument("--patch", type=int, nargs=2, default=[256, 256], help="x y")
+    parser.add_argument("--cube", type=int, nargs=3, default=[128, 128, 32], help="x y z")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--latency-ms", type=float, default=20.0)
@@ -102,6 +102,7 @@ def job(cave: CaveServer, em: EmServer, options: argparse.Namespace) -> dict[str
     """Return the job's config."""
     labels = {"source": "cave", "path": "types", "column": "cell_type"}
     return {
+        "axes": "xyz",
         "volume": {"path": em.url},
         "cave": {
             "datastack": cave.datastack,

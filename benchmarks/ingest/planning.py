@@ -110,6 +110,7 @@ def job(folder: Path, kind: str) -> dict[str, object]:
     synapses = {"path": f"synapses.{kind}", "columns": {"pre": None, "post": None}}
     labels = {"path": "neurons.parquet", "column": "cell_type", "classes": classes}
     return {
+        "axes": "xyz",
         "volume": {"path": "https://example.invalid/minnie65/em", "info": str(INFO.resolve())},
         "synapses": synapses | ({"header": "header.csv"} if kind == "csv.gz" else {}),
         "labels": {"tables": [labels]},

@@ -1,12 +1,13 @@
 """The parts of a job that say what its images are: where from, which channels, how large, how good.
 
-Triples are in the order that their field says: sizes of images z, y, x as the arrays have them.
+Sizes and voxel sizes are z, y, x here, and x, y, z in a job's file: messages say the latter.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ingest.job.axes import NmZyx, SizeZyx
 from shards.contract.documents import document
 from shards.contract.schema import Codec, size_zyx
 
@@ -27,7 +28,7 @@ class VolumeConfig:
 
     path: str
     format: Literal["precomputed", "tiff", "images"] = "precomputed"
-    voxel_size_nm: tuple[float, float, float] | None = None  # z, y, x; not of precomputed
+    voxel_size_nm: NmZyx | None = None  # not of precomputed
     missing: Literal["error", "blank"] = "error"  # sections of a folder that are not there
     info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
     reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
@@ -41,7 +42,7 @@ class VolumeConfig:
                 raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
             return
         if self.voxel_size_nm is None:
-            raise ValueError("image files have no voxel size; add `voxel_size_nm: [z, y, x]`")
+            raise ValueError("image files have no voxel size; add `voxel_size_nm: [x, y, z]`")
         if self.reader != "ranged" or self.info is not None or self.segmentation is not None:
             raise ValueError(
                 "reader, info and segmentation are for precomputed volumes; remove them"
@@ -51,14 +52,14 @@ class VolumeConfig:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig:
-    """One image of a sample: voxels (y, x) for a patch, (z, y, x) for a cube, of one scale.
+    """One image of a sample: two sides for a patch, three for a cube, in voxels of one scale.
 
-    `voxel_size_nm` (z, y, x), where stated, must be what the volume's info says of `mip`.
+    `voxel_size_nm`, where stated, must be what the volume's info says of `mip`.
     """
 
-    size: tuple[int, ...]
+    size: SizeZyx
     mip: int = 0
-    voxel_size_nm: tuple[float, float, float] | None = None
+    voxel_size_nm: NmZyx | None = None
 
     def __post_init__(self) -> None:
         if not self.size or min(self.size) < 1 or self.mip < 0:
@@ -99,7 +100,7 @@ class SampleConfig:
                 + ", ".join(self.views)
             )
         for name, view in self.views.items():
-            axes = "y, x" if name.startswith("patch") else "z, y, x"
+            axes = "x, y" if name.startswith("patch") else "x, y, z"
             if len(view.size) != len(axes.split(", ")):
                 raise ValueError(f"size of {name} must be [{axes}], got {list(view.size)}")
 

@@ -1,22 +1,17 @@
 """A job: where the volume and the tables are, how labels and splits are made, what is cut.
 
-Written as YAML, with paths relative to the file; `load_job` returns it validated. Fields that
-hold a triple say their order: positions and resolutions x, y, z as CAVE has them, sizes of
-images z, y, x as the arrays have them.
+Its file is YAML (`ingest/job/job_file.py`). Resolutions of positions are x, y, z, as their tables
+have them; sizes of images are z, y, x here, as arrays have them, and x, y, z in the file.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ingest.job.cave_config import CaveConfig
 from ingest.job.image_config import QcConfig, SampleConfig, VolumeConfig
-from shards.contract.documents import document, load_yaml, parse_plain, part_types
+from shards.contract.documents import document
 from shards.contract.schema import SPLITS
-from shards.storage.urls import public_url
 
-Record = TypeVar("Record")
-CURE = "correct the job"
 Source = Literal["files", "cave"]
 Tier = Literal["manual", "agreeing", "single"]
 
@@ -279,54 +274,3 @@ class JobConfig:
             raise ValueError(
                 "synapses come from CAVE by neuron, so labels.tables must name the neurons"
             )
-
-
-def load_job(path: Path) -> JobConfig:
-    """Return the job that a YAML file describes, its paths made absolute.
-
-    A single value stands for a list of one. URLs lose their passwords (see shards.urls).
-    """
-    value = _listed(JobConfig, load_yaml(path, what="job", cure="pass the path of a job's YAML"))
-    job = parse_plain(JobConfig, value, where=str(path), cure=CURE)
-    return _resolve(job, path.resolve().parent)
-
-
-def _listed(hint: Any, value: Any) -> Any:
-    """Return what YAML gave for a field of type `hint`, with lists wherever a list is meant."""
-    (hint, *_) = part_types(hint)
-    if value is not None and get_origin(hint) is tuple:
-        items = value if isinstance(value, list) else [value]
-        return [_listed(get_args(hint)[0], item) for item in items]
-    if isinstance(value, dict) and is_dataclass(hint):
-        hints = get_type_hints(hint)
-        return {key: _listed(hints.get(str(key)), item) for key, item in value.items()}
-    if isinstance(value, dict) and get_origin(hint) is dict:
-        return {key: _listed(get_args(hint)[1], item) for key, item in value.items()}
-    return value
-
-
-def _resolve(record: Record, folder: Path) -> Record:
-    """Make the local paths in `record` and in what it holds absolute."""
-    changes: dict[str, Any] = {}
-    for item in fields(record):  # type: ignore[arg-type]
-        value = getattr(record, item.name)
-        if getattr(record, "source", "files") == "cave" and item.name == "path":
-            continue
-        if item.name in ("path", "info", "header", "cache", "segmentation") and isinstance(
-            value, str
-        ):
-            changes[item.name] = _absolute(value, folder)
-        elif is_dataclass(value):
-            changes[item.name] = _resolve(value, folder)
-        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
-            changes[item.name] = tuple(_resolve(entry, folder) for entry in value)
-    return replace(record, **changes)  # type: ignore[type-var]
-
-
-def _absolute(path: str, folder: Path) -> str:
-    prefix = "precomputed://" if path.startswith("precomputed://") else ""
-    rest = path.removeprefix(prefix)
-    if "://" in rest and not rest.startswith("file://"):
-        return public_url(path)
-    local = Path(rest.removeprefix("file://")).expanduser()
-    return prefix + ("file://" if rest.startswith("file://") else "") + str(folder / local)

@@ -5,12 +5,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ingest.job.job_config import JobConfig
+from ingest.job.job_file import JobFile
 
 
 def job_schema() -> str:
     """Return the schema as JSON text; where a list is meant, a single value may stand for it."""
-    schema = TypeAdapter(JobConfig).json_schema()
+    schema = TypeAdapter(JobFile).json_schema()
+    keys = schema["properties"]
+    schema["properties"] = {"axes": keys.pop("axes"), **keys}  # of a subclass, it comes last
     return json.dumps(_with_single_values(schema), indent=1, ensure_ascii=False) + "\n"
 
 

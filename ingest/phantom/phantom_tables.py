@@ -17,6 +17,7 @@ Owners = npt.NDArray[np.int64]
 
 INGEST_YAML = """\
 # A job for: python -m ingest plan THIS_FILE --out DATASET
+axes: xyz
 volume:
   path: em
 synapses:
@@ -31,7 +32,7 @@ samples:
   center: ctr
   views:
     patch: {size: [256, 256]}
-    cube: {size: [32, 128, 128]}
+    cube: {size: [128, 128, 32]}
 """
 
 

@@ -22,8 +22,9 @@ def check_voxel_size(view: ViewConfig, scale: Scale, *, name: str) -> None:
     stated = view.voxel_size_nm
     if stated is not None and not np.allclose(stated, scale.voxel_size_nm):
         raise ValueError(
-            f"samples.views.{name} states voxels of {stated} nm (z, y, x), but mip {view.mip} of "
-            f"the volume has {scale.voxel_size_nm}; correct voxel_size_nm or choose another mip"
+            f"samples.views.{name} states voxels of {list(stated[::-1])} nm, but mip {view.mip} of "
+            f"the volume has {list(scale.voxel_size_nm[::-1])}; correct voxel_size_nm or choose "
+            "another mip"
         )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ingest.dataset import (
     BLOCKS_A_ROW_GROUP,
@@ -16,6 +15,7 @@ from ingest.dataset import (
     write_table,
 )
 from ingest.job.job_config import JobConfig
+from ingest.job.job_file import job_text
 from ingest.plan.coordinates import check_positions, check_voxel_size
 from ingest.plan.image_samples import with_images
 from ingest.plan.labels import Funnel, labeller, of_few, shown_counts, tier_counts
@@ -71,7 +71,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
         specs = image_specs(job, plan.voxel_size_nm)
         create_store(out, specs, plan.num_samples, job.samples_per_block, codec=job.samples.codec)
         with atomic_write(out / "config.yaml") as file:
-            file.write(yaml.safe_dump(to_plain(job), sort_keys=False).encode())
+            file.write(job_text(job).encode())
         files = file_hashes(out, specs, layout.plan_rejects.name)
         plan = replace(plan, files=files, table_parts=part_hashes(layout.plan_table))
         write_document(layout.plan_json, plan)

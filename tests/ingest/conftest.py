@@ -131,9 +131,10 @@ def build_job(folder: Path, volume: Path, kind: str, count: int, **samples: Any)
     synapses = synapse_rows(centers - OFFSET_XYZ if is_tiff else centers)
     where: dict[str, Any] = {"path": str(volume)}
     if is_tiff:
-        where |= {"format": "tiff", "voxel_size_nm": [40, 8, 8]}
-    views = {"patch": {"size": [24, 24]}, "cube": {"size": [8, 16, 16]}}
+        where |= {"format": "tiff", "voxel_size_nm": [8, 8, 40]}
+    views = {"patch": {"size": [24, 24]}, "cube": {"size": [16, 16, 8]}}
     config = {
+        "axes": "xyz",
         "volume": where,
         "synapses": {"path": "synapses.parquet"},
         "labels": {"column": "ei"},

@@ -12,7 +12,7 @@ import tifffile
 import zarr
 
 from ingest.dataset import Layout
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run import block
 from ingest.run.blocks import Task, run_dataset
@@ -152,8 +152,11 @@ def test_no_such_volume(make_job: Any) -> None:
 
 
 def test_a_view_of_another_voxel_size(make_job: Any) -> None:
-    job = make_job(views={"patch": {"size": [24, 24], "voxel_size_nm": [40, 4, 4]}})
-    with pytest.raises(ValueError, match=r"states voxels of .* but mip 0 of the volume has"):
+    job = make_job(views={"patch": {"size": [24, 24], "voxel_size_nm": [4, 4, 40]}})
+    with pytest.raises(
+        ValueError,
+        match=r"voxels of \[4\.0, 4\.0, 40\.0\] nm, but mip 0 of the volume has \[8\.0, 8",
+    ):
         plan(job.write())
 
 
@@ -287,7 +290,7 @@ def test_a_failing_block_does_not_stop_the_others(
         ),
         ({"volume": {"path": "em", "format": "tiff"}}, "no voxel size; add `voxel_size_nm"),
         ({"samples": {"center": "soma"}}, "'soma', expected 'pre', 'ctr' or 'post'"),
-        ({"samples": {"views": {"cube": {"size": [8, 8]}}}}, r"size of cube must be \[z, y, x\]"),
+        ({"samples": {"views": {"cube": {"size": [8, 8]}}}}, r"size of cube must be \[x, y, z\]"),
         ({"samples": {"views": {"volume": {"size": [8, 8]}}}}, "views must be patch, cube, or"),
         ({"samples": {"views": {"cube_": {"size": [8, 8]}}}}, "with a word behind, as cube_16nm"),
         ({"splits": {"fractions": {"train": 1.0}}}, "fractions needs train, val and test"),

@@ -12,7 +12,7 @@ import zarr
 
 from ingest.dataset import read_table
 from ingest.export_tiff import export_tiff, write_tiff
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
@@ -24,7 +24,7 @@ CONFIGS = REPOSITORY / "ingest" / "configs"
 
 
 def test_exported_cubes_are_the_stored_ones_to_scale(make_job: Any) -> None:
-    job = make_job(count=32, views={"cube": {"size": [8, 16, 12]}})
+    job = make_job(count=32, views={"cube": {"size": [12, 16, 8]}})
     out, tiffs = job.folder / "out", job.folder / "tiffs"
     plan_dataset(load_job(job.write()), out)
     run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))

@@ -42,7 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = ("--size", "512", "512", "64", "--synapses", "60", "--neurons", "20")
     ours("ingest", "phantom", "phantom", *size, folder=folder)
     config = yaml.safe_load((folder / "phantom" / "ingest.yaml").read_text())
-    config["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [8, 32, 32]}}
+    config["samples"]["views"] = {"patch": {"size": [32, 32]}, "cube": {"size": [32, 32, 8]}}
     for name, samples_per_block in (("small", 3), ("one_block", 100)):
         config["samples_per_block"] = samples_per_block
         (folder / "phantom" / f"{name}.yaml").write_text(yaml.safe_dump(config))

@@ -50,6 +50,7 @@ def write_job(
     def write(**changes: object) -> Path:
         table = {"source": "cave", "path": "types", "column": "classification_system"}
         job = {
+            "axes": "xyz",
             "volume": {"path": str(formula_volumes["plain"])},
             "cave": {
                 "datastack": "minnie65_public",

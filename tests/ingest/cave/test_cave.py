@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ingest.__main__ import main
 from ingest.job.cave_config import CaveConfig
-from ingest.job.job_config import SynapseConfig, load_job
+from ingest.job.job_config import SynapseConfig
+from ingest.job.job_file import load_job
 from ingest.plan.cave_job import local_job
 from ingest.tables.cave import Library, fetch
 from ingest.tables.cave_client import Answer, CaveRetries, Question

@@ -24,7 +24,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from ingest.plan.cave_job import local_job
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 local_job(load_job(Path(sys.argv[1])))
 """
 COLUMNS = SynapseConfig(source="cave", path="synapses_pni_2")
@@ -73,6 +73,7 @@ def test_killed_and_started_again_it_asks_for_the_rest(
         tables=public_tables(rows, {"types": types}), faults=Faults(latency_s=0.15)
     ) as server:
         job = {
+            "axes": "xyz",
             "volume": {"path": "not opened"},
             "cave": {
                 "datastack": server.datastack,

@@ -18,7 +18,8 @@ import requests
 
 from ingest.__main__ import main
 from ingest.job.cave_config import CaveConfig
-from ingest.job.job_config import SynapseConfig, load_job
+from ingest.job.job_config import SynapseConfig
+from ingest.job.job_file import load_job
 from ingest.tables.cave import Library
 from ingest.tables.cave_client import END_OF_STREAM, CaveRetries
 from ingest.tables.cave_token import SERVER_VARIABLE, TOKEN_VARIABLE, check_server, find_token

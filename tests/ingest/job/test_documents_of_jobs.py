@@ -14,7 +14,7 @@ import yaml
 
 from ingest.__main__ import main
 from ingest.dataset import Layout
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
 from ingest.volume.volume_info import parse_info

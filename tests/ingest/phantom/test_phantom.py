@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ingest.job.image_config import QcConfig
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.phantom.fields import POST, PRE, VOXEL_NM, Gray
 from ingest.phantom.make_phantom import (
     OFFSET_XYZ,

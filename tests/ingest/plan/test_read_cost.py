@@ -10,7 +10,7 @@ import yaml
 
 import ingest.plan.read_cost
 from ingest.dataset import Layout
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
 from ingest.run.block import Opened, execute
@@ -32,7 +32,7 @@ def server() -> Iterator[EmServer]:
 
 
 def views_of(mip: int) -> dict[str, Any]:
-    return {"patch": {"size": [64, 64], "mip": mip}, "cube": {"size": [8, 64, 64], "mip": mip}}
+    return {"patch": {"size": [64, 64], "mip": mip}, "cube": {"size": [64, 64, 8], "mip": mip}}
 
 
 def make_config(folder: Path, server: EmServer, views: dict[str, Any], **options: Any) -> Path:
@@ -43,6 +43,7 @@ def make_config(folder: Path, server: EmServer, views: dict[str, Any], **options
         folder / "synapses.parquet"
     )
     config = {
+        "axes": "xyz",
         "volume": {"path": server.url},
         "synapses": {"path": "synapses.parquet"},
         "labels": {"column": "ei"},
@@ -104,7 +105,7 @@ def test_several_scales_and_sizes_in_one_pass(server: EmServer, tmp_path: Path):
     store = open_store(tmp_path / "out")
     assert list(store.dataset.views) == ["cube", "cube_16nm", "patch", "patch_16nm"]
     for name, view in views.items():
-        z, y, x = view["size"] if len(view["size"]) == 3 else [1, *view["size"]]
+        x, y, z = view["size"] if len(view["size"]) == 3 else [*view["size"], 1]
         samples = store.samples.to_pandas().iloc[::19]
         centers = centers_vx(samples, store.dataset.views[name].voxel_size_nm)
         for row, start in zip(samples.row, box_starts(centers, (z, y, x)).tolist(), strict=True):

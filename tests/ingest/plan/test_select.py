@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.dataset import Layout, read_table
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import Plan
 from ingest.plan.select import VAL_OVERLAPS_TEST
@@ -40,7 +40,7 @@ def planned(job: Any, name: str) -> tuple[Plan, pd.DataFrame, pd.DataFrame]:
 
 
 def test_training_images_that_overlap_are_dropped_and_counted(make_job: Any) -> None:
-    job = make_job(views={"cube": {"size": [4, 12, 12]}})
+    job = make_job(views={"cube": {"size": [12, 12, 4]}})
     kept_all, everything, none = planned(job, "keep")
     job.config["splits"]["overlap"] = "drop"
     document, samples, rejects = planned(job, "drop")
@@ -59,7 +59,7 @@ def test_training_images_that_overlap_are_dropped_and_counted(make_job: Any) -> 
 
 
 def test_val_images_that_overlap_test_images_are_kept_and_counted(make_job: Any) -> None:
-    plan, samples, _ = planned(make_job(count=150, views={"cube": {"size": [8, 16, 16]}}), "out")
+    plan, samples, _ = planned(make_job(count=150, views={"cube": {"size": [16, 16, 8]}}), "out")
     columns = ["center_z_nm", "center_y_nm", "center_x_nm"]
     centers = (samples[columns].to_numpy() // VOXEL_NM).astype(int)
     val, test = (centers[(samples.split == split).to_numpy()] for split in ("val", "test"))

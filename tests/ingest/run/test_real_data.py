@@ -12,7 +12,7 @@ import yaml
 import zarr
 
 from ingest.dataset import read_table
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.real_data
 
 CONFIGS = REPOSITORY / "ingest" / "configs"
-CUBES = {"cube": [32, 128, 128]}
+CUBES = {"cube": [128, 128, 32]}
 INFO = CONFIGS / "minnie65_info.json"
 
 
@@ -33,6 +33,7 @@ def plan_minnie65(
 ) -> tuple[dict[str, Any], pd.DataFrame, float]:
     """Plan the 30,173 real synapses against minnie65's info, with no volume to reach."""
     config = {
+        "axes": "xyz",
         "volume": {"path": "https://example.invalid/minnie65/em", "info": str(INFO)},
         "synapses": {"path": str(shared_data / "minnie65_ei_synapses.parquet")},
         "labels": {"column": "ei"},

@@ -17,7 +17,7 @@ import pytest
 
 from ingest.__main__ import main
 from ingest.dataset import Layout, read_table
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.qc.describe_dataset import inspect_lines
 from ingest.run.blocks import RunSummary, Task, run_dataset

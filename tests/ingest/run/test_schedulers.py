@@ -11,7 +11,7 @@ from typing import Any
 import dask
 import pytest
 
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run import schedulers
 from ingest.run.block import BlockResult

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ingest.dataset import Layout
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.qc.describe_dataset import inspect_lines
 from ingest.run.blocks import Task, run_dataset

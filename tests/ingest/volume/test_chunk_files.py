@@ -209,7 +209,7 @@ def job_over(folder: Path, make_job: Any, **volume: Any) -> tuple[str, str]:
     for axis, name in enumerate("xyz"):
         job.synapses[f"ctr_pt_position_{name}"] = centers[:, axis] * (2, 2, 1)[axis]
     job.config["volume"] = {"path": str(folder), **volume}
-    job.config["samples"]["views"] = {"cube": {"size": [4, 8, 8]}}
+    job.config["samples"]["views"] = {"cube": {"size": [8, 8, 4]}}
     job.config["samples_per_block"] = 4
     return str(job.write()), str(folder.parent / "ds")
 

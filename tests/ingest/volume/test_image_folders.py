@@ -13,7 +13,7 @@ import zarr
 from PIL import Image as Picture
 
 from ingest.dataset import read_table
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.qc.describe_dataset import inspect_lines
 from ingest.run.blocks import Task, run_dataset
@@ -75,7 +75,7 @@ def cubes(tmp_path: Path) -> Path:
 def plain_table(config: dict[str, Any]) -> None:
     """Set what the table of `cubes` does not have to null."""
     config["synapses"]["columns"] |= {"ctr": None, "size": None}
-    config["samples"]["views"]["cube"]["size"] = list(SHAPE)
+    config["samples"]["views"]["cube"]["size"] = list(SHAPE[::-1])
     config["splits"]["fractions"] = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -107,7 +107,7 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     job = job_from(
         "image_folder.yaml",
         tmp_path,
-        lambda config: config["samples"].update(views={"patch": {"size": list(SHAPE[1:])}}),
+        lambda config: config["samples"].update(views={"patch": {"size": list(SHAPE[:0:-1])}}),
     )
     out = make(job, tmp_path / "out")
     samples, images = by_id(out, "patch")
@@ -133,7 +133,7 @@ def test_a_tree_of_jpegs_and_upper_case_names(tmp_path: Path) -> None:
     job = job_from(
         "image_folder.yaml",
         tmp_path,
-        lambda config: config["samples"].update(views={"patch": {"size": list(SHAPE[1:])}}),
+        lambda config: config["samples"].update(views={"patch": {"size": list(SHAPE[:0:-1])}}),
     )
     plan_dataset(load_job(job), tmp_path / "out")
     assert len(read_table(tmp_path / "out" / "plan.parquet")) == 60
@@ -221,7 +221,7 @@ def test_few_bad_files_are_rejected_and_many_end_the_job(cubes: Path) -> None:
     [
         ({"splits": {"by": "position"}}, "images lie in no volume: split them by"),
         ({"volume": {"path": "x", "format": "images"}}, "no voxel size; add `voxel_size_nm"),
-        ({"samples": {"views": {"patch": {"size": [8, 8]}, "cube": {"size": [4, 8, 8]}}}}, "one"),
+        ({"samples": {"views": {"patch": {"size": [8, 8]}, "cube": {"size": [8, 8, 4]}}}}, "one"),
         ({"splits": {"by": "column", "column": "fold"}}, "no column fold; it has synapse_id"),
         ({"splits": {"by": "column", "column": "neuron_id"}}, "40 samples are in no known split"),
         ({"synapses": {"path": "nowhere"}}, "nowhere: no such table"),

@@ -14,7 +14,7 @@ import ingest.volume.masks
 from eval.__main__ import main as eval_main
 from ingest.dataset import Layout, read_table
 from ingest.export_tiff import export_tiff
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
 from ingest.run.block import Opened, execute
@@ -119,7 +119,7 @@ def cut(job: Any) -> Path:
 @pytest.mark.parametrize("name", KINDS)
 def test_masks_are_of_the_two_partners(make_job: Any, tmp_path: Path, name: str) -> None:
     kind = KINDS[name]
-    views = {"cube": {"size": [8, 16, 16]}, "patch": {"size": [25, 24]}}
+    views = {"cube": {"size": [16, 16, 8]}, "patch": {"size": [24, 25]}}
     job = with_masks(make_job(views=views), write_segmentation(tmp_path / "seg", kind))
     out = cut(job)
     samples = pd.concat([read_table(Layout(out).block(block)) for block in range(4)])
@@ -166,7 +166,7 @@ def test_reading_is_as_planned(
     monkeypatch.setattr(ingest.volume.masks, "WINDOW_BYTES", window_bytes)
     seg = tmp_path / "seg"
     write_segmentation(seg, KINDS[name], gzip=False)  # no NAME.gz, which servers do not have
-    views = {"cube": {"size": [8, 16, 16]}, "patch": {"size": [25, 24]}}
+    views = {"cube": {"size": [16, 16, 8]}, "patch": {"size": [24, 25]}}
     with FileServer(folder=seg) as server:
         job = with_masks(make_job(views=views), server.url)
         document, _ = plan_dataset(load_job(job.write()), job.folder / "out")
@@ -227,7 +227,7 @@ def test_a_segmentation_of_another_version_is_refused(make_job: Any, tmp_path: P
 
 def test_three_channels_go_all_the_way(make_job: Any, tmp_path: Path) -> None:
     segmentation = write_segmentation(tmp_path / "seg", KINDS["coarser"])
-    out = cut(with_masks(make_job(views={"cube": {"size": [4, 16, 16]}}), segmentation))
+    out = cut(with_masks(make_job(views={"cube": {"size": [16, 16, 4]}}), segmentation))
     finish_dataset(out)
     url, run = str(tmp_path / "shards"), tmp_path / "run"
     manifest = pack(out, "cube", url, PackOptions())

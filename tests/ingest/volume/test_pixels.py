@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from ingest.dataset import Layout, read_table
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
@@ -65,7 +65,7 @@ def test_every_voxel_is_the_formula(
     patch: tuple[int, int],
     cube: tuple[int, int, int],
 ):
-    job = make_job(kind, views={"patch": {"size": list(patch)}, "cube": {"size": list(cube)}})
+    job = make_job(kind, views={"patch": {"size": [*patch[::-1]]}, "cube": {"size": [*cube[::-1]]}})
     samples = ingest(job.write(), tmp_path / "out")
     assert len(samples) == 64
     check_voxels(tmp_path / "out", samples, centers_zyx(job.synapses), box_voxels)
@@ -82,7 +82,9 @@ def test_every_voxel_of_the_shards_is_the_formula(
     patch: tuple[int, int],
     cube: tuple[int, int, int],
 ):
-    job = make_job("sharded", views={"patch": {"size": list(patch)}, "cube": {"size": list(cube)}})
+    job = make_job(
+        "sharded", views={"patch": {"size": [*patch[::-1]]}, "cube": {"size": [*cube[::-1]]}}
+    )
     kept = ingest(job.write(), tmp_path / "out")
     finish_dataset(tmp_path / "out")
     pack(tmp_path / "out", view, str(tmp_path / "shards"), PackOptions(samples_per_shard=9))
@@ -115,7 +117,7 @@ def test_centre_is_the_chosen_point(
 
 def test_edges_are_kept_to_the_voxel(make_job: Any, box_voxels: Any, tmp_path: Path):
     """A box that ends at the volume's end is kept; one voxel further along any axis is not."""
-    job = make_job(views={"patch": {"size": [23, 24]}, "cube": {"size": [8, 15, 16]}})
+    job = make_job(views={"patch": {"size": [24, 23]}, "cube": {"size": [16, 15, 8]}})
     half = {"z": (4, 4), "y": (11, 12), "x": (12, 12)}  # before, from the centre on
     table = job.synapses.set_index("id")
     expected = {}

@@ -13,7 +13,7 @@ import zarr
 
 from ingest.dataset import read_table
 from ingest.job.image_config import VolumeConfig
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset

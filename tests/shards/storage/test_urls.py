@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from ingest.job.job_config import load_job
+from ingest.job.job_file import load_job
 from ingest.volume.ranges.byte_ranges import Fetcher
 from shards.__main__ import main as shards_main
 from shards.cli.command import run_command
@@ -135,6 +135,7 @@ def test_a_job_is_stored_without_passwords(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         json.dumps(
             {
+                "axes": "xyz",
                 "volume": {"path": f"precomputed://https://ada:{SECRET}@h.org/em"},
                 "synapses": {
                     "path": f"https://ada:{SECRET}@h.org/t.csv",
