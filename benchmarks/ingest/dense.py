@@ -36,7 +36,7 @@ from ingest.volume.geometry import Box
 from ingest.volume.open import load_info, load_scale, open_volume
 from ingest.volume.ranges.assemble import Chunk, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
-from ingest.volume.ranges.chunk_codec import decode, gunzip
+from ingest.volume.ranges.chunk_codec import decode
 from ingest.volume.ranges.shard_files import VolumeShards
 from ingest.volume.sample_boxes import boxes_of
 

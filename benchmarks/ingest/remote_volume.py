@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--tensorstore-python", help="a Python that has tensorstore")
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--only", nargs="*", default=["neighbours", "scattered"])
+    parser.add_argument("--only", nargs="*", default=["neighbors", "scattered"])
     parser.add_argument("--faults", type=float, default=0.05, help="share of requests that fail")
     parser.add_argument("--plain", action="store_true", help="gzip without compression")
     parser.add_argument("--rounds", type=int, default=1, help="the best of so many is printed")
