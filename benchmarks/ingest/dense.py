@@ -36,7 +36,8 @@ from ingest.volume.geometry import Box
 from ingest.volume.open import load_info, load_scale, open_volume
 from ingest.volume.ranges.assemble import Chunk, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
-from ingest.volume.ranges.chunk_codec import decode
+from ingest.volume.ranges.chunk_codec import Voxels, decode
+from ingest.volume.ranges.compression import decompress
 from ingest.volume.ranges.shard_files import VolumeShards
 from ingest.volume.sample_boxes import boxes_of
 
@@ -154,8 +155,14 @@ def stored_chunks(job: JobConfig, plan: pd.DataFrame) -> Iterator[tuple[Chunk, b
 def decode_all(stored: list[tuple[Chunk, bytes]]) -> None:
     """Decode chunks on all cores and drop them."""
     with ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(lambda one: decode(gunzip(one[1]), "raw", one[0].box.shape), stored):
+        for _ in pool.map(_decoded, stored):
             pass
+
+
+def _decoded(stored: tuple[Chunk, bytes]) -> Voxels:
+    chunk, data = stored
+    raw = decompress(data, "gzip", limit_bytes=int(np.prod(chunk.box.shape)))
+    return decode(raw, "raw", chunk.box.shape)
 
 
 def report(results: list[Result]) -> None:
