@@ -68,6 +68,19 @@ def test_nothing_asked_is_bad_usage_and_says_what_there_is(
     assert capsys.readouterr().out == told.err
 
 
+def test_what_is_slow_to_import_is_not_imported_for_help() -> None:
+    """All packages in one process; each command imports what it does when it is called."""
+    code = (
+        "import sys\n"
+        f"for package in {list(MAINS)}: __import__(f'{{package}}.__main__')\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    slow = {"cloudvolume", "dask", "matplotlib", "pandas", "scipy", "sklearn", "torch", "zarr"}
+    assert slow & set(run.stdout.split()) == set()
+    assert set(MAINS) <= set(run.stdout.split())
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_has_an_example_and_a_sentence_for_every_option(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

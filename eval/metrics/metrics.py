@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eval.inputs.predictions import Floats, Ints
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 ECE_BINS = 15
 SMALLEST = float(np.finfo(np.float64).eps)  # log loss clips here, as scikit-learn does

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -26,6 +25,8 @@ def overlaps(centers_vx: Ints, others_vx: Ints, size: tuple[int, int, int]) -> M
     """
     if not len(others_vx) or not len(centers_vx):
         return np.zeros(len(centers_vx), dtype=bool)
+    from scipy.spatial import cKDTree  # slow to import, and most who ask for voxels need none
+
     sides = np.asarray(size, dtype=np.float64)
     # In units of the sides, distances are 1 and more or 1 - 1 / side and less: between them there
     # is room for what division leaves.

@@ -4,7 +4,6 @@ import ast
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from shards.contract.schema import INDEX_COLUMNS
 from shards.stream.order import OrderSpec, Samples
@@ -108,6 +107,8 @@ def _require_alike(sets: Sequence[ShardSet]) -> None:
 
 
 def _holds(where: str, shards: ShardSet, split: str) -> np.ndarray:
+    import pandas as pd  # slow to import, and few runs have a filter
+
     index = shards.index(split)
     frame = pd.DataFrame({name: index.column(name) for name in _columns_of(where)})
     try:
