@@ -16,7 +16,7 @@ demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
 test: setup check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff check .
