@@ -34,11 +34,12 @@ from ingest.plan.make import plan_dataset
 from ingest.run.blocks import run_dataset
 from ingest.volume.geometry import Box
 from ingest.volume.open import load_info, load_scale, open_volume
-from ingest.volume.ranges.assemble import Chunk, chunks_of
 from ingest.volume.ranges.byte_ranges import Fetcher
-from ingest.volume.ranges.chunk_codec import Voxels, decode
+from ingest.volume.ranges.chunk_codec import Decoder, Voxels, decode
+from ingest.volume.ranges.chunk_grid import Chunk
 from ingest.volume.ranges.compression import decompress
-from ingest.volume.ranges.shard_files import VolumeShards
+from ingest.volume.ranges.precomputed import ShardedSource
+from ingest.volume.ranges.shard_index import Sharding
 from ingest.volume.sample_boxes import boxes_of
 
 
@@ -135,21 +136,17 @@ def stored_chunks(job: JobConfig, plan: pd.DataFrame) -> Iterator[tuple[Chunk, b
     """Yield each chunk that the job reads, once a block, as it is stored."""
     fetcher, info = Fetcher(job.volume.path), load_info(job.volume, saved=False)
     scale = load_scale(job.volume, 0, saved=False)
-    sharding = scale.grid.sharding
-    assert sharding is not None
-    with ThreadPoolExecutor(1) as pool:
-        files = VolumeShards(fetcher, info.scales[0].key, sharding, pool)
-        for boxes in block_boxes(job, plan):
-            for chunk in chunks_of(scale.grid, boxes):
-                code = np.array([chunk.code], dtype=np.uint64)
-                number = int(sharding.minishards(code)[0])
-                files.shards.get(files.shard_of(number)).result()
-                index = files.minishards.get(number).result()
-                place = int(index.find(code)[0])
-                span = int(index.starts[place]), int(index.stops[place])
-                data = fetcher.range(files.name(files.shard_of(number)), *span)
-                assert data is not None
-                yield chunk, bytes(data)
+    assert isinstance(scale.grid.sharding, Sharding)
+    decoder = Decoder(encoding=scale.encoding, where=job.volume.path)
+    source = ShardedSource(info.scales[0].key, decoder, scale.grid.sharding, fetcher, 0)
+    for boxes in block_boxes(job, plan):
+        for chunk in scale.grid.chunks(boxes):
+            (request,) = source.locate([chunk]).requests
+            (piece,) = request.pieces
+            assert piece.stop is not None
+            data = fetcher.range(request.name, piece.start, piece.stop)
+            assert data is not None
+            yield chunk, bytes(data)
 
 
 def decode_all(stored: list[tuple[Chunk, bytes]]) -> None:

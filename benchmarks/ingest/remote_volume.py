@@ -34,14 +34,16 @@ from cloudvolume import CloudVolume
 from ingest.job.image_config import VolumeConfig
 from ingest.volume.geometry import Box, Ints, box_at, box_starts, flip_triple, inside
 from ingest.volume.open import load_info
-from ingest.volume.ranges.byte_ranges import open_store
+from ingest.volume.ranges.byte_ranges import Fetcher, open_store
+from ingest.volume.ranges.chunk_grid import Grid
 from ingest.volume.ranges.coalesce import joined
 from ingest.volume.ranges.compression import decompress
-from ingest.volume.ranges.range_reader import RangedVolume
-from ingest.volume.ranges.shard_index import Grid
+from ingest.volume.ranges.precomputed import precomputed_volume
+from ingest.volume.ranges.shard_index import Sharding
 from ingest.volume.scale import scale_from_info
 from ingest.volume.volume_info import VolumeInfo
 from shards.contract.overlap import voxels_of
+from shards.storage.patience import Link
 from tests.servers.em import EmServer
 
 Faults = dict[str, float] | None
@@ -107,7 +109,7 @@ class Bench:
     def warm_up(self) -> None:
         """Let the server make the indices that it will be asked for: that is not what is timed."""
         self.server.configure(latency_ms=0, faults={}, record=False)
-        volume = RangedVolume(self.server.url, self.info, 0)
+        volume = precomputed_volume(Fetcher(self.server.url), self.info, 0)
         volume.stored_sizes(self.boxes())
         volume.close()
 
@@ -177,7 +179,8 @@ def read_ours(bench: Bench, *, check_every: int) -> float:
 
     With `check_every`, so many are kept and, after the clock, compared voxel by voxel.
     """
-    volume = RangedVolume(bench.server.url, bench.info, 0, concurrency=bench.options.concurrency)
+    fetcher = Fetcher(bench.server.url, concurrency=bench.options.concurrency)
+    volume = precomputed_volume(fetcher, bench.info, 0)
     boxes, kept = bench.boxes(), {}
     began = time.perf_counter()
     for number, image in enumerate(volume.read_many(boxes)):
@@ -194,7 +197,7 @@ def read_ours(bench: Bench, *, check_every: int) -> float:
 
 def drain(bench: Bench, ranges: Sequence[Range], *, decode: bool) -> None:
     """Fetch byte ranges and drop them, or first decode as many chunks as are in them."""
-    store = open_store(bench.server.url.removesuffix("/em"))
+    store = open_store(Link(bench.server.url.removesuffix("/em")))
     scale = bench.server.scale(0)
 
     def get(item: Range) -> None:
@@ -253,22 +256,21 @@ def read_cloudvolume(bench: Bench, count: int) -> None:
 def least(bench: Bench) -> Result:
     """Return the least requests and bytes that the cubes need, by arithmetic."""
     grid = scale_from_info(bench.info, 0, where=bench.server.url).grid
-    assert grid.sharding is not None
+    assert isinstance(grid.sharding, Sharding)
     codes = np.unique(
         np.concatenate([c for _, c in grid.touched(bench.starts + np.array(SIZE) // 2, SIZE)])
     )
-    minishards = grid.sharding.minishards(codes)
-    num_shards = len(np.unique(grid.sharding.shards(codes)))
+    minishards = grid.sharding.groups(codes)
     numbers = np.unique(minishards)
+    indices = grid.sharding.index_reads(numbers, 0)
     requests = joined(minishards.astype(np.int64), codes.astype(np.int64), 0).ranges
     scale = bench.server.scale(0)
     positions = scale.positions_xyz(codes.astype(np.int64))
     data = int(scale.payload_sizes[scale.variant_of(positions)].sum())
     index = sum(len(scale.minishard(n >> 6, n & 63).index) for n in numbers.tolist())
-    total = data + index + num_shards * grid.sharding.shard_index_bytes
-    return Result(
-        "least", len(bench.starts), np.nan, requests + len(numbers) + num_shards, total / 1e6
-    )
+    total = data + index + indices.num_bytes
+    requests += indices.minishards + indices.shards
+    return Result("least", len(bench.starts), np.nan, requests, total / 1e6)
 
 
 def report(results: Sequence[Result], floor: Result) -> None:

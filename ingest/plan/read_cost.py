@@ -17,8 +17,8 @@ from ingest.job.job_config import CostConfig, JobConfig
 from ingest.plan.plan_record import Prediction, Reading
 from ingest.volume.geometry import Ints, Triple, box_starts
 from ingest.volume.masks import MaskScale
+from ingest.volume.ranges.chunk_grid import Codes, IndexReads, Layout
 from ingest.volume.ranges.coalesce import GAPS, Joined, best_joined, joined
-from ingest.volume.ranges.shard_index import MINISHARD_ENTRY_BYTES, Codes, Sharding
 from ingest.volume.sample_boxes import centers_vx
 from ingest.volume.scale import Scale, StoredSizes
 
@@ -135,7 +135,7 @@ def _reading(
         chunk_reads += len(codes)
         distinct.add(codes)
         if scale.grid.sharding is not None:
-            runs = _runs(owner, scale.grid.sharding.minishards(codes))
+            runs = _runs(owner, scale.grid.sharding.groups(codes))
             for gap in GAPS:
                 options[gap].append(joined(runs, codes.astype(np.int64), gap))
     if scale.grid.sharding is None or not chunk_reads:
@@ -212,25 +212,26 @@ def _cost(
 ) -> Reading:
     voxels = int(np.prod(scale.grid.chunk))
     sizes = stored or _usual_sizes(scale, voxels)
-    minishards, shards, index_bytes = _indices(scale.grid.sharding, touched.distinct, sizes)
+    indices = _indices(scale.grid.sharding, touched.distinct, sizes)
+    index_requests = indices.minishards + indices.shards
 
     def num_bytes(option: Joined) -> float:
-        return option.chunks * sizes.chunk_bytes + index_bytes
+        return option.chunks * sizes.chunk_bytes + indices.num_bytes
 
     def duration(option: Joined) -> float:
-        return seconds(option.ranges + minishards + shards, num_bytes(option), cost)
+        return seconds(option.ranges + index_requests, num_bytes(option), cost)
 
     best = best_joined(options, duration)
     return Reading(
         touches=touched.touches,
         distinct_chunks=len(touched.distinct),
         chunk_reads=touched.chunk_reads,
-        minishards=minishards,
-        shards=shards,
+        minishards=indices.minishards,
+        shards=indices.shards,
         gap=best.gap,
         ranges=best.ranges,
         carried_chunks=best.chunks,
-        requests=best.ranges + minishards + shards,
+        requests=best.ranges + index_requests,
         bytes=int(num_bytes(best)),
         raw_bytes=touched.chunk_reads * voxels,
         measured=stored is not None,
@@ -238,25 +239,19 @@ def _cost(
 
 
 def _usual_sizes(scale: Scale, voxels: int) -> StoredSizes:
-    sharding = scale.grid.sharding
-    entries = 0 if sharding is None else 1 << sharding.preshift_bits
+    layout = scale.grid.sharding
     return StoredSizes(
         chunk_bytes=voxels * BYTES_PER_VOXEL.get(scale.encoding, 1.0),
-        index_bytes=entries * MINISHARD_ENTRY_BYTES,
+        index_bytes=0 if layout is None else layout.usual_index_bytes,
     )
 
 
-def _indices(
-    sharding: Sharding | None, distinct: _Distinct, sizes: StoredSizes
-) -> tuple[int, int, float]:
-    """Return how many minishards and shards chunks lie in, and the bytes of their indices."""
-    if sharding is None or not len(distinct):
-        return 0, 0, 0.0
-    parts = [_sorted_unique(sharding.minishards(codes)) for codes in distinct]
-    numbers = _sorted_unique(np.concatenate(parts))
-    shards = len(_sorted_unique(numbers >> np.uint64(sharding.minishard_bits)))
-    index_bytes = shards * sharding.shard_index_bytes + len(numbers) * sizes.index_bytes
-    return len(numbers), shards, index_bytes
+def _indices(layout: Layout | None, distinct: _Distinct, sizes: StoredSizes) -> IndexReads:
+    """Return what reading the indices of these chunks costs."""
+    if layout is None or not len(distinct):
+        return IndexReads(0, 0, 0.0)
+    parts = [_sorted_unique(layout.groups(codes)) for codes in distinct]
+    return layout.index_reads(_sorted_unique(np.concatenate(parts)), sizes.index_bytes)
 
 
 def _sorted_unique(values: Codes) -> Codes:

@@ -37,9 +37,10 @@ def check_table(path: str) -> None:
 def remote_identity(url: str) -> dict[str, Any]:
     """Return what tells a remote table from another without reading it."""
     folder, _, name = url.rpartition("/")
-    store = open_store(folder)
+    link = Link(folder)
+    store = open_store(link)
     try:
-        found = Link(folder).ask(name, lambda: head(store, name))
+        found = link.ask(name, lambda: head(store, name))
     except FileNotFoundError:
         raise ValueError(f"{url}: no such table; correct its path in the config") from None
     return {"kind": "table", "path": url, "bytes": found["size"], "etag": found["e_tag"]}

@@ -15,9 +15,11 @@ from ingest.job.job_config import JobConfig
 from ingest.volume.cloudvolume_reader import CloudVolumeReader, fetch_info
 from ingest.volume.geometry import Box, Ints, Triple, TripleNm, int_triple
 from ingest.volume.open import Volume
+from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import READABLE
-from ingest.volume.ranges.range_reader import WINDOW_BYTES, RangedVolume
-from ingest.volume.ranges.shard_index import Codes
+from ingest.volume.ranges.chunk_grid import Codes
+from ingest.volume.ranges.precomputed import precomputed_volume
+from ingest.volume.ranges.range_reader import WINDOW_BYTES
 from ingest.volume.scale import Scale, StoredSizes, scale_from_info
 from ingest.volume.volume_info import VolumeInfo
 from shards.contract.overlap import ROUNDING_VX
@@ -42,13 +44,13 @@ class MaskScale:
         """Open it for reading; `gap` as the plan chose it."""
         if not self.by_ranges:
             return CloudVolumeReader(self.path, self.info, self.mip, layer="segmentation")
-        return RangedVolume(
-            self.path,
+        fetcher = Fetcher(self.path, concurrency=concurrency)
+        return precomputed_volume(
+            fetcher,
             self.info,
             self.mip,
             layer="segmentation",
             gap=gap,
-            concurrency=concurrency,
             window_bytes=WINDOW_BYTES,
         )
 
@@ -63,7 +65,7 @@ class MaskScale:
         if not self.by_ranges:
             return None
         held = [_held(_places(box, voxel_size_nm, self.scale), self.scale) for box in boxes]
-        volume = RangedVolume(self.path, self.info, self.mip, layer="segmentation")
+        volume = precomputed_volume(Fetcher(self.path), self.info, self.mip, layer="segmentation")
         with closing(volume):
             return volume.stored_sizes(box for box in held if min(box.shape) > 0)
 

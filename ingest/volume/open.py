@@ -14,8 +14,9 @@ from ingest.volume.cloudvolume_reader import CloudVolumeReader, UnreadableError,
 from ingest.volume.files.image_folder import folder_identity
 from ingest.volume.files.tiff_stack import Stack, TiffVolume, open_stack
 from ingest.volume.geometry import Box
+from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_codec import Image
-from ingest.volume.ranges.range_reader import RangedVolume
+from ingest.volume.ranges.precomputed import precomputed_volume
 from ingest.volume.scale import Scale, StoredSizes, scale_from_info, scale_of_stack
 from ingest.volume.volume_info import VolumeInfo, parse_info
 from shards.contract.documents import read_bytes
@@ -89,7 +90,7 @@ def stored_sizes(config: VolumeConfig, mip: int, boxes: Iterable[Box]) -> Stored
     """
     if config.format == "tiff" or config.info is not None or config.reader != "ranged":
         return None
-    volume = RangedVolume(config.path, load_info(config, saved=False), mip)
+    volume = precomputed_volume(Fetcher(config.path), load_info(config, saved=False), mip)
     with closing(volume):
         return volume.stored_sizes(boxes)
 
@@ -105,7 +106,7 @@ def open_volume(config: VolumeConfig, mip: int, *, concurrency: int, gap: int = 
     info = load_info(config, saved=False)
     if config.reader == "cloudvolume":
         return CloudVolumeReader(config.path, info, mip)
-    return RangedVolume(config.path, info, mip, gap=gap, concurrency=concurrency)
+    return precomputed_volume(Fetcher(config.path, concurrency=concurrency), info, mip, gap=gap)
 
 
 def reference_reader(config: VolumeConfig, mip: int) -> Callable[[Box], Image]:

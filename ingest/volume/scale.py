@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingest.volume.geometry import Box, Triple, TripleNm, box_at, flip_triple, int_triple
-from ingest.volume.ranges.shard_index import Grid, sharding_from_info
+from ingest.volume.ranges.chunk_grid import Grid
+from ingest.volume.ranges.shard_index import sharding_from_info
 from ingest.volume.volume_info import VolumeInfo
 
 Layer = Literal["image", "segmentation"]

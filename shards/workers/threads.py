@@ -49,8 +49,8 @@ def result_of(future: Future[T]) -> T:
     A signal between Python's last look for one and the operating system's wait does not end that
     wait, so that `future.result()` would sleep through it.
     """
-    while not wait([future], timeout=LOOK_S).done:
-        pass
+    while not future.done():
+        wait([future], timeout=LOOK_S)
     return future.result()
 
 

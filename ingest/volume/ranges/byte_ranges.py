@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore
 
+from ingest.volume.ranges.compression import COMPRESSIONS, SUFFIXES, Stored
 from shards.storage.object_store import CREDENTIALS, open_remote
 from shards.storage.patience import Link, Patience, TruncatedError
 from shards.storage.urls import WEB_SCHEMES, public_url
@@ -17,7 +18,7 @@ from shards.storage.urls import WEB_SCHEMES, public_url
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-Answer = TypeVar("Answer")
+Answer = TypeVar("Answer", memoryview, Stored)
 
 LOCAL_PATIENCE = Patience(total_s=2.0)
 
@@ -36,11 +37,12 @@ class Fetcher:
         concurrency: int = 32,
         patience: Patience | None = None,
     ) -> None:
-        self.url = public_url(url)
+        self.url = public_url(url.removeprefix("precomputed://"))
         self.counts: Counter[str] = Counter()
-        self._store = open_store(self.url, patience)
-        self.is_local = isinstance(self._store, LocalStore)
-        self._link = Link(self.url, patience or (LOCAL_PATIENCE if self.is_local else None))
+        self._folder = local_folder(self.url)
+        self._link = Link(self.url, patience or (LOCAL_PATIENCE if self._folder else None))
+        self._store = open_store(self._link)
+        self.concurrency = concurrency
         self._lock = Lock()
         self._under_way = BoundedSemaphore(concurrency)
 
@@ -55,15 +57,26 @@ class Fetcher:
 
         return self._persist(get, f"{name}, bytes {start} to {stop}")
 
-    def file(self, name: str) -> tuple[memoryview, str] | None:
-        """Return a whole file and its content encoding ("" for none); None where it is missing."""
+    def file(self, name: str) -> Stored | None:
+        """Return a whole file and its content encoding; None where it is missing.
 
-        def get() -> tuple[memoryview, str]:
-            answer = obstore.get(self._store, name)
+        On a disk a suffix stands for the encoding, as CloudVolume writes it: NAME.gz for NAME.
+        """
+        suffix = self._suffix(name)
+
+        def get() -> Stored:
+            answer = obstore.get(self._store, name + suffix)
             data = memoryview(answer.bytes())
             if len(data) != answer.meta["size"]:
                 raise TruncatedError(f"{len(data)} bytes came, expected {answer.meta['size']}")
-            return data, str(answer.attributes.get("Content-Encoding", ""))
+            sent = str(answer.attributes.get("Content-Encoding", ""))
+            if sent not in COMPRESSIONS:
+                raise ValueError(
+                    f"{self.url}/{name}: content encoding {sent!r} cannot be read by byte ranges, "
+                    f"only {', '.join(filter(None, COMPRESSIONS))}; set volume.reader to "
+                    "cloudvolume in the config"
+                )
+            return Stored(data, SUFFIXES.get(suffix, sent))
 
         return self._persist(get, name)
 
@@ -83,10 +96,13 @@ class Fetcher:
         except FileNotFoundError:
             self._count(0)
             return None
-        data = answer[0] if isinstance(answer, tuple) else answer
-        assert isinstance(data, memoryview)
-        self._count(len(data))
+        self._count(len(answer.data if isinstance(answer, Stored) else answer))
         return answer
+
+    def _suffix(self, name: str) -> str:
+        if self._folder is None or (self._folder / name).exists():
+            return ""
+        return next((s for s in SUFFIXES if (self._folder / f"{name}{s}").exists()), "")
 
     def _count_failure(self) -> None:
         with self._lock:
@@ -98,12 +114,17 @@ class Fetcher:
             self.counts["bytes"] += num_bytes
 
 
-def open_store(url: str, patience: Patience | None = None) -> "ObjectStore":
-    """Return the store of a folder: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
-    address = public_url(url).removeprefix("precomputed://")
-    scheme, _, path, *_ = urlsplit(address)
+def open_store(link: Link) -> "ObjectStore":
+    """Return the store of a link's folder: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
+    folder = local_folder(link.url)
+    return LocalStore(folder) if folder else open_remote(link.url, link)
+
+
+def local_folder(url: str) -> Path | None:
+    """Return the folder that a path or a `file://` URL names; None where another machine has it."""
+    scheme, _, path, *_ = urlsplit(url)
     if scheme in WEB_SCHEMES or scheme in CREDENTIALS:
-        return open_remote(address, Link(address, patience))
+        return None
     if scheme in ("", "file"):
-        return LocalStore(Path(unquote(path) if scheme else url).resolve())
-    raise ValueError(f"{address}: cannot read {scheme}://; use file, http, https, s3 or gs")
+        return Path(unquote(path) if scheme else url).resolve()
+    raise ValueError(f"{url}: cannot read {scheme}://; use file, http, https, s3 or gs")

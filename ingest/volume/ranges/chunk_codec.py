@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +12,19 @@ import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image as Picture
 
 from ingest.volume.geometry import Triple
-from ingest.volume.ranges.compression import GZIP_MAGIC, Buffer, DamagedChunkError, decompress
+from ingest.volume.ranges.compression import (
+    GZIP_MAGIC,
+    Buffer,
+    DamagedChunkError,
+    Stored,
+    decompress,
+)
 
 Image = npt.NDArray[np.uint8]
 Voxels = npt.NDArray[Any]  # grey values, or ids of segments
 
 ATTEMPTS = 6
 SPARE_BYTES = 1 << 16  # what an encoding may add to a chunk that it cannot shorten
-
-
-class Stored(NamedTuple):
-    """A chunk as it is stored, and how it is compressed as a whole."""
-
-    data: Buffer
-    compression: str
 
 
 def _raw(data: Buffer) -> Image:
@@ -74,37 +73,22 @@ class Decoder:
                 f"{', '.join(READABLE)}; set volume.reader to cloudvolume in the config"
             )
 
-    def stored(self, data: Buffer, compression: str, shape: Triple) -> Stored:
-        """Return a chunk's file; that it is gzip without saying so shows in its first bytes."""
-        stored_plain = self.encoding == "raw" and len(data) == self._num_bytes(shape)
+    @property
+    def absent(self) -> int | None:
+        """The value of what is not stored: ids are 0 there, while an image has no data."""
+        return None if self.dtype == "uint8" else 0
+
+    def decode(self, stored: Stored, shape: Triple) -> Voxels:
+        """Return a chunk's voxels (z, y, x); that it is gzip may show in its first bytes alone."""
+        data, compression = stored
+        num_bytes = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
+        stored_plain = self.encoding == "raw" and len(data) == num_bytes
         if not compression and not stored_plain and bytes(data[:2]) == GZIP_MAGIC:
-            return Stored(data, "gzip")
-        return Stored(data, compression)
-
-    def persist(
-        self, stored: Stored, shape: Triple, again: Callable[[], Stored | None], *, what: str
-    ) -> Voxels:
-        """Return a chunk's voxels (z, y, x); while it is damaged, `again` fetches it anew."""
-        limit_bytes = 2 * self._num_bytes(shape) + SPARE_BYTES
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._voxels(decompress(*stored, limit_bytes), shape)
-            except DamagedChunkError as error:
-                failure = error
-            if attempt + 1 < ATTEMPTS:
-                stored = again() or Stored(b"", "")
-        raise ValueError(
-            f"{self.where}/{what} came damaged {ATTEMPTS} times ({failure}): the stored copy is "
-            "bad; leave its samples out or read another mirror"
-        )
-
-    def _num_bytes(self, shape: Triple) -> int:
-        return int(np.prod(shape)) * np.dtype(self.dtype).itemsize
-
-    def _voxels(self, data: Buffer, shape: Triple) -> Voxels:
+            compression = "gzip"
+        plain = decompress(data, compression, 2 * num_bytes + SPARE_BYTES)
         if self.encoding in SEGMENTS:
-            return decode_segments(data, self.encoding, shape, self.dtype, self.block_xyz)
-        return decode(data, self.encoding, shape, self.dtype)
+            return decode_segments(plain, self.encoding, shape, self.dtype, self.block_xyz)
+        return decode(plain, self.encoding, shape, self.dtype)
 
 
 def decode(data: Buffer, encoding: str, shape: Triple, dtype: str = "uint8") -> Voxels:

@@ -2,15 +2,18 @@
 
 Chunks of a minishard lie one behind the other in the order of their ids. A range may run on over
 up to `gap` chunks that nobody asked for: bytes are paid to save a request. The plan counts ranges
-by chunk ids, the reader makes them from the minishard's index, both with `range_numbers`.
+by chunk ids, the reader makes them from the minishard's index, both with `range_numbers`. Nothing
+is read here.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ingest.volume.geometry import Ints
+from ingest.volume.ranges.chunk_grid import Codes
 
 GAPS = (0, 1, 2, 4, 8, 16)
 MAX_RANGE_CHUNKS = 16  # so that a range is a few MB: large reads are shared out and stay in bounds
@@ -30,6 +33,51 @@ def range_numbers(runs: Ints, places: Ints, gap: int) -> Ints:
     part = (places - first) // MAX_RANGE_CHUNKS
     fresh[1:] |= part[1:] != part[:-1]
     return np.cumsum(fresh) - 1
+
+
+class Piece(NamedTuple):
+    """A chunk's bytes in a file, to the file's end where `stop` is None; its number in a list."""
+
+    number: int
+    start: int
+    stop: int | None
+
+
+class Request(NamedTuple):
+    """One request: from the start of its first piece to the stop of its last."""
+
+    name: str  # of a file below the volume's URL
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkIndex:
+    """The stored chunks of one file, or of a part of it, by rising id, and where each lies.
+
+    `starts` and `stops` are bytes of the file; `stored_bytes`: of this index, as it is stored.
+    """
+
+    codes: Codes
+    starts: Ints
+    stops: Ints
+    stored_bytes: int = 0
+
+    def requests(self, name: str, codes: Codes, gap: int) -> list[Request]:
+        """Return what fetches chunks from file `name`; those that are not stored are left out.
+
+        `codes`, rising, are the list of the pieces' numbers.
+        """
+        numbers = np.flatnonzero(np.isin(codes, self.codes, assume_unique=True))
+        places = np.searchsorted(self.codes, codes[numbers])
+        apart = self.starts[1:] != self.stops[:-1]  # something else lies between the two
+        runs = np.cumsum(np.append(0, apart))[places]
+        requests: list[Request] = []
+        columns = range_numbers(runs, places, gap), numbers, self.starts[places], self.stops[places]
+        for number, *piece in zip(*(column.tolist() for column in columns), strict=True):
+            if number == len(requests):
+                requests.append(Request(name, []))
+            requests[-1].pieces.append(Piece(*piece))
+        return requests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,7 @@
 """Compression of whole files, under HTTP's names for it; never more bytes than may be there."""
 
+from typing import NamedTuple
+
 import brotli  # type: ignore[import-untyped]
 import deflate
 import zstandard
@@ -10,6 +12,13 @@ GZIP_MAGIC = b"\x1f\x8b"
 # A compressed file's suffix on a disk, as CloudVolume writes it, and the compression.
 SUFFIXES = {".gz": "gzip", ".br": "br", ".zstd": "zstd"}
 COMPRESSIONS = ("", "identity", *SUFFIXES.values())
+
+
+class Stored(NamedTuple):
+    """Bytes as they are stored, and how they are compressed as a whole."""
+
+    data: Buffer
+    compression: str
 
 
 class DamagedChunkError(ValueError):

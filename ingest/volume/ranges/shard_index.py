@@ -1,22 +1,22 @@
-"""The place of a chunk of a precomputed volume, from its `info` alone.
+"""Neuroglancer's sharded format, `neuroglancer_uint64_sharded_v1`: arithmetic and parsing alone.
 
-The arithmetic is that of neuroglancer's sharded format, `neuroglancer_uint64_sharded_v1`: a
-chunk's id is the compressed Morton code of its place in the grid that begins at the voxel offset;
-`id >> preshift_bits`, hashed, holds the minishard in its low bits and the shard above them.
-Arrays of grid positions are z, y, x like all others; the code interleaves x first.
+A chunk's id is the compressed Morton code of its place in the grid that begins at the voxel
+offset; `id >> preshift_bits`, hashed, holds the minishard in its low bits and the shard above them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ingest.volume.geometry import Box, Ints, Triple, box_starts, int_triple
+from ingest.volume.geometry import Ints, Triple
+from ingest.volume.ranges.chunk_grid import Codes, IndexReads
+from ingest.volume.ranges.coalesce import ChunkIndex
+from ingest.volume.ranges.compression import Buffer, DamagedChunkError
 from ingest.volume.volume_info import ShardingInfo
 from shards.contract.morton import compressed_morton
 
-Codes = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.uint32]
 
 MINISHARD_ENTRY_BYTES = 24  # id, offset and size of a chunk in a minishard index
@@ -25,7 +25,7 @@ SHARD_ENTRY_BYTES = 16  # start and end of a minishard index in a shard index
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sharding:
-    """A volume's sharding scheme; `gzip_data` and `gzip_index` say what is compressed."""
+    """A volume's sharding scheme, a `Layout`; `gzip_data`, `gzip_index`: what is compressed."""
 
     preshift_bits: int
     minishard_bits: int
@@ -34,67 +34,52 @@ class Sharding:
     gzip_data: bool = False
     gzip_index: bool = False
 
-    def minishards(self, codes: Codes) -> Codes:
-        """Return one number a minishard, unique over the volume, for each chunk id."""
+    def codes(self, positions: Ints, shape: Triple) -> Codes:
+        """Return the id of each position (n, 3) in a grid of `shape` chunks."""
+        return compressed_morton(positions, shape)
+
+    def groups(self, codes: Codes) -> Codes:
+        """Return the number of each chunk's minishard, unique over the volume."""
         shift, mask = np.uint64(self.preshift_bits), self.minishard_bits + self.shard_bits
         return HASHES[self.hash](codes >> shift) & np.uint64((1 << mask) - 1)
 
-    def shards(self, codes: Codes) -> Codes:
-        """Return the shard of each chunk id."""
-        return self.minishards(codes) >> np.uint64(self.minishard_bits)
+    def index_reads(self, groups: Codes, mean_bytes: float) -> IndexReads:
+        """Return what reading each index of these minishards, rising, and of their shards costs."""
+        shards = 1 + int(np.count_nonzero(np.diff(groups >> np.uint64(self.minishard_bits))))
+        num_bytes = shards * self.shard_index_bytes + len(groups) * mean_bytes
+        return IndexReads(len(groups), shards, num_bytes)
+
+    @property
+    def usual_index_bytes(self) -> int:
+        """Bytes of the index of a full minishard."""
+        return MINISHARD_ENTRY_BYTES << self.preshift_bits
 
     @property
     def shard_index_bytes(self) -> int:
         """Bytes of the index at the start of each shard."""
         return SHARD_ENTRY_BYTES << self.minishard_bits
 
+    def parse_shard_index(self, data: Buffer) -> Ints:
+        """Return where the index of each minishard begins and ends in the shard's file (n, 2).
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """The chunks of one scale of a volume; `sharding` is None where each chunk is a file."""
-
-    bounds: Box
-    chunk: Triple
-    sharding: Sharding | None
-
-    @property
-    def shape(self) -> Triple:
-        """Chunks along z, y, x."""
-        z, y, x = (-(-n // c) for n, c in zip(self.bounds.shape, self.chunk, strict=True))
-        return z, y, x
-
-    def chunk_box(self, place: Triple) -> Box:
-        """Return the region of the chunk at a place in the grid; cut short at the far end."""
-        corners = zip(place, self.chunk, self.bounds.start, strict=True)
-        start = int_triple([origin + p * size for p, size, origin in corners])
-        ends = zip(start, self.chunk, self.bounds.stop, strict=True)
-        return Box(start, int_triple([min(s + size, end) for s, size, end in ends]))
-
-    def chunk_of(self, voxels: Ints) -> Ints:
-        """Return the grid position of the chunk that each voxel (n, 3) lies in."""
-        from_start = voxels - np.asarray(self.bounds.start)
-        return np.asarray(from_start // np.asarray(self.chunk), dtype=np.int64)
-
-    def codes(self, positions: Ints) -> Codes:
-        """Return the chunk id of each grid position (n, 3)."""
-        return compressed_morton(positions, self.shape)
-
-    def touched(self, centers_vx: Ints, size: Triple) -> Iterator[tuple[Ints, Codes]]:
-        """Yield (samples, chunk ids): which chunks the boxes of `size` around centres touch.
-
-        Each pair of a sample and a chunk comes once; the boxes must lie in the volume.
+        Nothing protects these bytes but that each must end behind its start.
         """
-        start = box_starts(centers_vx, size)
-        yield from self.touched_by(start, start + np.asarray(size))
+        entries = np.frombuffer(data, "<u8").reshape(-1, SHARD_ENTRY_BYTES // 8)
+        if (entries[:, 0] > entries[:, 1]).any():
+            raise DamagedChunkError("a minishard's index ends before it begins")
+        return entries.astype(np.int64) + self.shard_index_bytes
 
-    def touched_by(self, start: Ints, stop: Ints) -> Iterator[tuple[Ints, Codes]]:
-        """Yield the same for boxes from `start` to `stop` (n, 3), not empty."""
-        low = self.chunk_of(start)
-        span = self.chunk_of(stop - 1) - low
-        most = span.max(axis=0, initial=0) + 1
-        for step in np.ndindex(*most):
-            samples = np.flatnonzero((span >= step).all(axis=1))
-            yield samples, self.codes(low[samples] + np.asarray(step))
+    def parse_minishard_index(self, data: Buffer, *, stored_bytes: int) -> ChunkIndex:
+        """Return where the chunks of a minishard lie in the shard's file."""
+        if len(data) % MINISHARD_ENTRY_BYTES:
+            raise DamagedChunkError(f"{len(data)} bytes, no multiple of {MINISHARD_ENTRY_BYTES}")
+        deltas = np.frombuffer(data, "<u8").reshape(3, -1)
+        sizes = deltas[2].astype(np.int64)
+        stops = np.cumsum(deltas[1].astype(np.int64) + sizes) + self.shard_index_bytes
+        codes = np.cumsum(deltas[0], dtype=np.uint64)
+        order = np.argsort(codes, kind="stable")
+        order = order[sizes[order] > 0]  # a chunk of no bytes is not stored
+        return ChunkIndex(codes[order], (stops - sizes)[order], stops[order], stored_bytes)
 
 
 def murmurhash3(codes: Codes) -> Codes:

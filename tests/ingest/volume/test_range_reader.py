@@ -28,7 +28,9 @@ from ingest.volume.ranges.coalesce import (
     joined,
     range_numbers,
 )
+from ingest.volume.ranges.precomputed import precomputed_volume
 from ingest.volume.ranges.range_reader import RangedVolume
+from ingest.volume.ranges.shard_index import Sharding
 from ingest.volume.scale import MissingDataError
 from ingest.volume.volume_info import VolumeInfo, parse_info
 from shards.storage.patience import Patience
@@ -60,14 +62,17 @@ def parsed(info: dict[str, Any]) -> VolumeInfo:
 
 
 def open_em(
-    server: EmServer, mip: int = 0, patience: Patience = QUICK, **options: Any
+    server: EmServer,
+    mip: int = 0,
+    patience: Patience = QUICK,
+    concurrency: int = 32,
+    **options: Any,
 ) -> RangedVolume:
     found = Fetcher(server.url).file("info")
     assert found is not None
-    fetcher = Fetcher(server.url, patience=patience)
-    return RangedVolume(
-        server.url, parse_info(bytes(found[0]), where="info"), mip, fetcher=fetcher, **options
-    )
+    fetcher = Fetcher(server.url, patience=patience, concurrency=concurrency)
+    info = parse_info(bytes(found.data), where="info")
+    return precomputed_volume(fetcher, info, mip, **options)
 
 
 def boxes_near(
@@ -94,8 +99,8 @@ def test_local_volumes_are_the_formula(
     formula_volumes: dict[str, Path], box_voxels: BoxVoxels, kind: str, window_mb: float
 ):
     path = formula_volumes[kind]
-    volume = RangedVolume(
-        str(path),
+    volume = precomputed_volume(
+        Fetcher(str(path)),
         parsed(json.loads((path / "info").read_text())),
         0,
         window_bytes=int(window_mb * 2**20),
@@ -156,7 +161,7 @@ def write_files(folder: Path, kind: str) -> tuple[dict[str, Any], np.ndarray]:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_files_of_every_encoding(tmp_path: Path, kind: str):
     info, voxels = write_files(tmp_path, kind)
-    volume = RangedVolume(f"file://{tmp_path}", parsed(info), 0)
+    volume = precomputed_volume(Fetcher(f"file://{tmp_path}"), parsed(info), 0)
     whole = volume.read(volume.scale.grid.bounds)[0]
     difference = np.abs(whole.astype(int) - voxels)
     assert difference.max() <= (12 if kind == "jpeg" else 0)
@@ -190,12 +195,13 @@ def test_nothing_is_fetched_twice(em: EmServer, gap: int):
     list(volume.read_many(boxes))
     log, counts = sorted(em.log()), em.stats()
     grid = volume.scale.grid
-    assert grid.sharding is not None
+    assert isinstance(grid.sharding, Sharding)
     centers = np.array([box.start for box in boxes]) + np.array(CUBE) // 2
     codes = np.unique(np.concatenate([codes for _, codes in grid.touched(centers, CUBE)]))
-    expected = joined(grid.sharding.minishards(codes).astype(int), codes.astype(int), gap)
-    assert counts["shard_index"] == len(np.unique(grid.sharding.shards(codes)))
-    assert counts["minishard_index"] == len(np.unique(grid.sharding.minishards(codes)))
+    expected = joined(grid.sharding.groups(codes).astype(int), codes.astype(int), gap)
+    minishards = np.unique(grid.sharding.groups(codes))
+    assert counts["shard_index"] == len(np.unique(minishards >> grid.sharding.minishard_bits))
+    assert counts["minishard_index"] == len(minishards)
     assert counts["data"] == expected.ranges
     assert counts["requests"] == len(log) == volume.counts["requests"]
     assert counts["bytes"] == volume.counts["bytes"]
@@ -285,7 +291,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, kind: str):
     info, _ = write_files(tmp_path, kind)
     victim = min((tmp_path / "8_8_40").iterdir())
     victim.write_bytes(victim.read_bytes()[:-40])
-    volume = RangedVolume(str(tmp_path), parsed(info), 0)
+    volume = precomputed_volume(Fetcher(str(tmp_path)), parsed(info), 0)
     with pytest.raises(ValueError, match=victim.name.removesuffix(".gz") + " came damaged 6 times"):
         volume.read(volume.scale.grid.bounds)
     volume.close()
@@ -324,7 +330,7 @@ def test_other_encodings_are_refused(tmp_path: Path):
     info, _ = write_files(tmp_path, "raw")
     info["scales"][0]["encoding"] = "fpzip"
     with pytest.raises(ValueError, match="encoding 'fpzip' cannot be read by byte ranges"):
-        RangedVolume(str(tmp_path), parsed(info), 0)
+        precomputed_volume(Fetcher(str(tmp_path)), parsed(info), 0)
 
 
 @given(
