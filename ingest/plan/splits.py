@@ -11,6 +11,7 @@ import pandas as pd
 
 from ingest.volume.geometry import Floats, Ints
 from shards.contract.schema import SPLIT_NAMES, SPLITS
+from shards.pack.deal import deal_groups
 from shards.pack.make_manifest import class_counts
 
 Splits = npt.NDArray[np.int8]
@@ -20,26 +21,9 @@ Mask = npt.NDArray[np.bool_]
 def split_by_group(
     group_ids: Ints, labels: npt.NDArray[np.int16], fractions: Mapping[str, float], seed: int
 ) -> Splits:
-    """Give whole groups (neurons, blocks of space) to splits, so that none is in two.
-
-    Each split gets its fraction of the groups of each class, and groups of like numbers of
-    samples: a class's groups are ordered by that number, and some neighbours in this order change
-    places at random. A group of several classes counts for its commonest.
-    """
+    """Give whole groups (neurons, blocks of space) to splits, so that none is in two."""
     shares = np.array([fractions[name] for name in SPLITS])
-    neighbours = max(1, round(1 / shares.min()))
-    ids, group = np.unique(group_ids, return_inverse=True)
-    stratum, size = _strata(group, labels, len(ids))
-    split = np.empty(len(ids), dtype=np.int8)
-    rng = np.random.default_rng(seed)
-    dealt = np.zeros(len(SPLITS))
-    for label in np.unique(stratum):
-        members = np.flatnonzero(stratum == label)
-        members = members[np.lexsort((rng.random(len(members)), -size[members]))]
-        blocks = np.arange(len(members)) // neighbours
-        members = members[np.lexsort((rng.random(len(members)), blocks))]
-        split[members] = _in_proportion(len(members), shares, dealt)
-    return split[group]
+    return deal_groups(group_ids, labels, shares, seed).astype(np.int8)
 
 
 def split_by_position(
@@ -112,30 +96,3 @@ def check_no_class_empty(counts: Mapping[str, Mapping[str, int]], *, where: str)
                     f"(found {dict(classes)}); give more data, other splits.fractions or cuts, "
                     "or check `classes` of the labels"
                 )
-
-
-def _strata(
-    group: npt.NDArray[np.intp], labels: npt.NDArray[np.int16], num_groups: int
-) -> tuple[Ints, Ints]:
-    """Return each group's commonest label, and its number of samples."""
-    counts = pd.crosstab(group, labels).reindex(range(num_groups)).to_numpy(np.int64)
-    return np.unique(labels)[counts.argmax(axis=1)].astype(np.int64), counts.sum(axis=1)
-
-
-def _in_proportion(count: int, shares: Floats, dealt: Floats) -> Splits:
-    """Deal `count` places out so that every stretch of them keeps to the shares.
-
-    Each place goes to the split that lags its share most; `dealt` counts on from class to class,
-    so that what is left over evens out. Where there are places enough, each split gets one.
-    """
-    places = np.empty(count, dtype=np.int8)
-    for place in range(count):
-        winner = int(np.argmax(shares * (dealt.sum() + 1) - dealt))
-        places[place] = winner
-        dealt[winner] += 1
-    for split in range(len(shares)):
-        if count >= len(shares) and not (places == split).any():
-            most = int(np.argmax(np.bincount(places, minlength=len(shares))))
-            places[np.flatnonzero(places == most)[-1]] = split
-            dealt[[split, most]] += (1, -1)
-    return places

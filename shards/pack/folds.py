@@ -8,14 +8,13 @@ Each fold's images are in tars of their own, and every fold i has a manifest and
 """
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from shards.contract.overlap import overlaps, voxels_of
 from shards.contract.schema import SPLITS, UNLABELLED, Dataset, size_zyx
 from shards.pack.assign import Division
+from shards.pack.deal import deal_groups
 
-Ints = npt.NDArray[np.int64]
 OVERLAP = "image overlaps a val or test image"
 
 
@@ -35,7 +34,7 @@ def divide_in_folds(
             f"folds are by neuron, and of {unknown} of {len(neurons)} samples it is unknown: pack "
             "without --folds"
         )
-    dealt = fold_of(neurons, labels, num_folds, seed)
+    dealt = deal_groups(neurons, labels, np.full(num_folds, 1 / num_folds), seed)
     divisions = []
     for fold in range(num_folds):
         turn = (dealt - fold) % num_folds
@@ -46,26 +45,6 @@ def divide_in_folds(
     column = samples.schema.get_field_index("split")
     parts = pa.array([f"fold{fold}" for fold in dealt], pa.string())
     return samples.set_column(column, "split", parts), divisions
-
-
-def fold_of(neuron_ids: Ints, labels: npt.NDArray[np.int16], num_folds: int, seed: int) -> Ints:
-    """Return the fold (n,) of each sample: whole neurons, as many of each class in each fold.
-
-    Neurons are dealt round by round in the order of their numbers of samples, at random within a
-    round. A neuron of several labels counts for its commonest.
-    """
-    _, neuron, size = np.unique(neuron_ids, return_inverse=True, return_counts=True)
-    _, label = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(size), int(label.max()) + 1), np.int64)
-    np.add.at(counts, (neuron, label), 1)
-    rng = np.random.default_rng(seed)
-    # Class after class in one row, so that what a class leaves over evens out in the next.
-    row = np.lexsort((rng.random(len(size)), -size, counts.argmax(axis=1)))
-    dealt = np.empty(len(size), np.int64)
-    for start in range(0, len(row), num_folds):
-        hand = row[start : start + num_folds]
-        dealt[hand] = rng.permutation(num_folds)[: len(hand)]
-    return dealt[neuron]
 
 
 def _require_classes(

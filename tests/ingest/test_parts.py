@@ -109,6 +109,14 @@ def test_another_seed_gives_other_splits() -> None:
     assert (one != two).any()
 
 
+def test_a_seed_gives_the_same_splits_for_good() -> None:
+    """Data sets that exist are planned again to the same splits."""
+    neurons = np.repeat(np.arange(24), np.arange(24) % 5 + 1)
+    splits = split_by_group(neurons, (neurons % 3 > 0).astype(np.int16), FRACTIONS, 42)
+    of_neuron = splits[np.unique(neurons, return_index=True)[1]]
+    assert "".join(map(str, of_neuron)) == "112000000010010000020200"
+
+
 @given(groups=st.lists(st.integers(-5, 5), max_size=80), most=st.integers(1, 9))
 def test_a_cap_keeps_what_it_may(groups: list[int], most: int) -> None:
     ids = np.array(groups, dtype=np.int64)

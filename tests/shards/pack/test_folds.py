@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shards.contract.schema import SPLITS, Dataset, ImageSpec
 from shards.pack.assign import PackOptions
 from shards.pack.copy import copy
-from shards.pack.folds import OVERLAP, divide_in_folds, fold_of
+from shards.pack.deal import deal_groups
+from shards.pack.folds import OVERLAP, divide_in_folds
 from shards.pack.verify import verify
 from shards.pack.write_shards import pack
 from shards.stream.shardset import open_shards
@@ -58,7 +59,7 @@ def test_neurons_are_dealt_whole_and_evenly(
 ) -> None:
     neurons = np.repeat(np.arange(len(counts)), [size for size, _ in counts])
     labels = np.repeat(np.array([label for _, label in counts], np.int16), [s for s, _ in counts])
-    folds = fold_of(neurons, labels, num_folds, seed)
+    folds = deal_groups(neurons, labels, np.full(num_folds, 1 / num_folds), seed)
     of_neuron = [set(folds[neurons == neuron]) for neuron in range(len(counts))]
     assert all(len(found) == 1 for found in of_neuron)
     dealt = np.array([found.pop() for found in of_neuron])
