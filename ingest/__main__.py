@@ -18,7 +18,8 @@ import tyro
 from tyro.conf import Positional
 
 from ingest.phantom.phantom_config import PhantomConfig
-from shards.cli.command import UsageError, run_command, run_named
+from shards.cli.arguments import Group, run_named
+from shards.cli.command import UsageError, run_command
 
 Dataset = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 DEFAULT_PHANTOM = PhantomConfig()
@@ -164,9 +165,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def main(args: list[str]) -> None:
+def group() -> Group:
+    """Return the commands."""
+    return Group(about=sys.modules["ingest"].__doc__ or "", commands=COMMANDS)
+
+
+def main(args: list[str], prog: str = "python -m ingest") -> None:
     """Run one of the commands."""
-    run_named(COMMANDS, args, prog="python -m ingest", about=sys.modules["ingest"].__doc__ or "")
+    run_named(group(), args, prog=prog)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from shards.cli.command import run_command, run_named
+from shards.cli.arguments import Group, run_named
+from shards.cli.command import run_command
 
 Out = Annotated[str, tyro.conf.arg(metavar="URL")]
 
@@ -249,9 +250,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def main(args: list[str]) -> None:
+def group() -> Group:
+    """Return the commands."""
+    return Group(about=sys.modules["shards"].__doc__ or "", commands=COMMANDS)
+
+
+def main(args: list[str], prog: str = "python -m shards") -> None:
     """Run one of the commands."""
-    run_named(COMMANDS, args, prog="python -m shards", about=sys.modules["shards"].__doc__ or "")
+    run_named(group(), args, prog=prog)
 
 
 if __name__ == "__main__":

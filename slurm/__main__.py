@@ -9,14 +9,17 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
-from shards.cli.command import HELP, UsageError, parse, run_command, run_named, show_usage
+from shards.cli.arguments import Command, Group, run_named
+from shards.cli.command import UsageError, run_command, split_words
 from slurm import chains as stages
 from slurm import slurm_commands as scheduler
 from slurm.check import check_commands
@@ -27,11 +30,17 @@ from slurm.status import chain_status, describe
 from slurm.submit import Request, dry_run, submit
 
 Words = tuple[str, ...]
+ABOUT_SUBMIT = """\
+Submit a chain of jobs: ingest, pack, train, predict, eval, or all of it as a pipeline.
+
+What follows `--` goes to the command as it is.
+Example: python -m slurm submit pipeline ingest.yaml --patch resnet50_2d --run runs/v1 --dry-run
+"""
 
 
-@dataclass(kw_only=True)
-class Common:
-    """Options of every submission; words after `--` go to the command as they are."""
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """How a chain is submitted."""
 
     run: Path
     """folder that gets slurm/ with scripts, logs and records, for status, cancel and --resume"""
@@ -47,156 +56,155 @@ class Common:
     resume: bool = False
     """continue the chain in --run: submit the tasks that are neither done nor queued"""
 
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        """Return the chain; `extra` are the words behind `--`."""
-        raise NotImplementedError
+
+How = Annotated[Submission, tyro.conf.arg(name="")]
 
 
-@dataclass(kw_only=True)
-class Ingest(Common):
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Words of a `submit`: its own, by which it can be repeated, and those behind `--`."""
+
+    own: Words = ()
+    extra: Words = ()
+
+
+def ingest(asked: Asked, dataset: Positional[str], *, tasks: int = 16, how: How) -> None:
     """Run a plan's blocks as an array, then finish the data set.
 
     Example: python -m slurm submit ingest data/v1 --tasks 64 --limit 16 --run runs/ingest
+
+    Args:
+        asked: the words
+        dataset: folder that `python -m ingest plan` made
+        tasks: number of array tasks; more than blocks is fine
+        how: of the submission
     """
-
-    dataset: Positional[str]
-    """folder that `python -m ingest plan` made"""
-    tasks: int = 16
-    """number of array tasks; more than blocks is fine"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        return stages.ingest(self.dataset, num_tasks=self.tasks, extra=extra)
+    _submit(stages.ingest(dataset, num_tasks=tasks, extra=asked.extra), how, asked)
 
 
-@dataclass(kw_only=True)
-class Pack(Common):
+def pack(
+    asked: Asked,
+    dataset: Positional[str],
+    *,
+    view: tuple[Literal["patch", "cube"], ...] = ("patch",),
+    out: str,
+    folds: int | None = None,
+    how: How,
+) -> None:
     """Pack a data set into WebDataset shards, one task per view.
 
     Example: python -m slurm submit pack data/v1 --view patch cube --out shards/v1 --run runs/pack
+
+    Args:
+        asked: the words
+        dataset: finished data set
+        view: what to pack; several views go to OUT/VIEW
+        out: URL of the shard set
+        folds: number of folds of a cross-validation by neuron, over the same tars
+        how: of the submission
     """
-
-    dataset: Positional[str]
-    """finished data set"""
-    view: tuple[Literal["patch", "cube"], ...] = ("patch",)
-    """what to pack; several views go to OUT/VIEW"""
-    out: str
-    """URL of the shard set"""
-    folds: int | None = None
-    """number of folds of a cross-validation by neuron, over the same tars"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        sets = stages.shard_sets(self.out, self.view, self.folds)
-        return (stages.pack(self.dataset, sets, extra=extra),)
+    sets = stages.shard_sets(out, view, folds)
+    _submit((stages.pack(dataset, sets, extra=asked.extra),), how, asked)
 
 
-@dataclass(kw_only=True)
-class Train(Common):
+def train(
+    asked: Asked,
+    recipes: Positional[Words],
+    *,
+    data: Words,
+    seeds: tuple[int, ...] = (),
+    folds: tuple[int, ...] = (),
+    how: How,
+) -> None:
     """Train each recipe on each shard set with each seed, every run in a folder of its own.
 
     Before its time limit, or when Slurm wants the node, a run saves its state and is queued again.
     Several nodes: --option nodes=2.
+
     Example: python -m slurm submit train resnet50_2d --data shards/v1 --seeds 1 2 --run runs/sweep
+
+    Args:
+        asked: the words
+        recipes: recipes, as `python -m trainer recipes` lists them
+        data: URLs of shard sets
+        seeds: seeds; none leaves the recipe's own
+        folds: folds of a cross-validation that `pack --folds` wrote, such as 0 1 2
+        how: of the submission
     """
-
-    recipes: Positional[tuple[str, ...]]
-    """recipes, as `python -m trainer recipes` lists them"""
-    data: Words
-    """URLs of shard sets"""
-    seeds: tuple[int, ...] = ()
-    """seeds; none leaves the recipe's own"""
-    folds: tuple[int, ...] = ()
-    """folds of a cross-validation that `pack --folds` wrote, such as 0 1 2"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        run = PurePosixPath(self.run)
-        runs = stages.sweep(self.recipes, self.data, self.seeds, run, self.folds)
-        return (stages.train(runs, extra=extra),)
+    runs = stages.sweep(recipes, data, seeds, PurePosixPath(how.run), folds)
+    _submit((stages.train(runs, extra=asked.extra),), how, asked)
 
 
-@dataclass(kw_only=True)
-class Predict(Common):
+def predict(
+    asked: Asked, runs: Positional[Words], *, splits: Words = ("val", "test"), how: How
+) -> None:
     """Predict splits with trained runs, one task per run.
 
     Example: python -m slurm submit predict runs/sweep/resnet50_2d-seed1 --run runs/predict -- --tta
+
+    Args:
+        asked: the words
+        runs: folders of trained runs
+        splits: splits to predict
+        how: of the submission
     """
-
-    runs: Positional[tuple[str, ...]]
-    """folders of trained runs"""
-    splits: Words = ("val", "test")
-    """splits to predict"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        return (stages.predict(self.runs, self.splits, extra=extra),)
+    _submit((stages.predict(runs, splits, extra=asked.extra),), how, asked)
 
 
-@dataclass(kw_only=True)
-class Eval(Common):
+def evaluate(asked: Asked, runs: Positional[Words], *, out: str | None = None, how: How) -> None:
     """Report on predicted runs, several side by side.
 
     Example: python -m slurm submit eval runs/sweep/resnet50_2d-seed1 --run runs/eval
+
+    Args:
+        asked: the words
+        runs: folders of predicted runs
+        out: folder of the report
+        how: of the submission
     """
-
-    runs: Positional[tuple[str, ...]]
-    """folders of predicted runs"""
-    out: str | None = None
-    """folder of the report"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        return (stages.evaluate([(self.runs, self.out)], extra=extra),)
+    _submit((stages.evaluate([(runs, out)], extra=asked.extra),), how, asked)
 
 
-@dataclass(kw_only=True)
-class Pipeline(Common):
+def pipeline(
+    asked: Asked,
+    config: Positional[str],
+    *,
+    patch: Words = (),
+    cube: Words = (),
+    tasks: int = 16,
+    folds: int | None = None,
+    seeds: tuple[int, ...] = (),
+    how: How,
+) -> None:
     """From tables to report: plan, ingest, pack, train, predict and eval, all under --run.
 
     Words after `--` go to the trainer.
+
     Example: python -m slurm submit pipeline ingest.yaml --cube unet3d_small --run runs/v1 --tasks 9
+
+    Args:
+        asked: the words
+        config: config of `python -m ingest plan`
+        patch: recipes to train on patches
+        cube: recipes to train on cubes
+        tasks: number of ingest tasks
+        folds: number of folds of a cross-validation by neuron, to train and test each recipe on
+        seeds: seeds; none leaves the recipe's own
+        how: of the submission
     """
-
-    config: Positional[str]
-    """config of `python -m ingest plan`"""
-    patch: Words = ()
-    """recipes to train on patches"""
-    cube: Words = ()
-    """recipes to train on cubes"""
-    tasks: int = 16
-    """number of ingest tasks"""
-    folds: int | None = None
-    """number of folds of a cross-validation by neuron, to train and test each recipe on"""
-    seeds: tuple[int, ...] = ()
-    """seeds; none leaves the recipe's own"""
-
-    def steps(self, extra: Words) -> tuple[Step, ...]:
-        recipes = {name: r for name, r in (("patch", self.patch), ("cube", self.cube)) if r}
-        if not recipes:
-            raise UsageError("nothing to train: name recipes with --patch, --cube, or both")
-        return stages.pipeline(
-            self.config,
-            PurePosixPath(self.run),
-            recipes,
-            num_tasks=self.tasks,
-            num_folds=self.folds,
-            seeds=self.seeds,
-            extra=extra,
-        )
-
-
-JOBS: dict[str, type[Common]] = {
-    "ingest": Ingest,
-    "pack": Pack,
-    "train": Train,
-    "predict": Predict,
-    "eval": Eval,
-    "pipeline": Pipeline,
-}
-
-
-def submit_command() -> None:
-    """Submit a chain of jobs: ingest, pack, train, predict, eval, or all of it as a pipeline.
-
-    What follows `--` goes to the command as it is.
-    Example: python -m slurm submit pipeline ingest.yaml --patch resnet50_2d --run runs/v1 --dry-run
-    """
+    recipes = {name: names for name, names in (("patch", patch), ("cube", cube)) if names}
+    if not recipes:
+        raise UsageError("nothing to train: name recipes with --patch, --cube, or both")
+    steps = stages.pipeline(
+        config,
+        PurePosixPath(how.run),
+        recipes,
+        num_tasks=tasks,
+        num_folds=folds,
+        seeds=seeds,
+        extra=asked.extra,
+    )
+    _submit(steps, how, asked)
 
 
 def status(run: Positional[Path]) -> None:
@@ -225,58 +233,51 @@ def cancel(run: Positional[Path]) -> None:
     sys.stdout.write(f"cancelled {len(queue)} tasks\n")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "submit": submit_command,
-    "status": status,
-    "cancel": cancel,
-}
-
-
-def main(args: list[str]) -> None:
-    """Dispatch `submit KIND`, `status` and `cancel`."""
-    split = args.index("--") if "--" in args else len(args)
-    own, extra = args[:split], tuple(args[split + 1 :])
-    if own[:1] == ["submit"]:
-        _parse_and_submit(own, extra)
-    elif extra:
-        raise UsageError(f"only submit runs commands that could take {shlex.join(extra)}")
-    else:
-        about = sys.modules["slurm"].__doc__ or ""
-        run_named(COMMANDS, own, prog="python -m slurm", about=about)
-
-
-def _parse_and_submit(own: list[str], extra: Words) -> None:
-    prog = "python -m slurm submit"
-    kind, *options = own[1:] or [""]
-    if not kind or kind in HELP:
-        about = (submit_command.__doc__ or "").replace("\n    ", "\n")
-        jobs = [f"  {name:8}  {(job.__doc__ or '').splitlines()[0]}" for name, job in JOBS.items()]
-        lines = [f"usage: {prog} KIND [--option value …] [-- …]", "", about.strip(), "", *jobs]
-        show_usage("\n".join(lines), own[1:])
-    elif kind not in JOBS:
-        raise UsageError(f"no job {kind!r} to submit; there are {', '.join(JOBS)}")
-    else:
-        _submit(parse(JOBS[kind], options, prog=f"{prog} {kind}"), own, extra)
-
-
-def _submit(job: Common, own: Sequence[str], extra: Words) -> None:
-    request = Request(
-        steps=tuple(replace(step, limit=job.limit) for step in job.steps(extra)),
-        site=load_site(job.site, python=sys.executable),
-        options=parse_options(job.option),
-        workdir=Path.cwd(),
-        run=job.run.absolute(),
-        retry=_retry(own, extra),
+def group(asked: Asked = Asked()) -> Group:
+    """Return the commands, for these words."""
+    kinds: dict[str, Command] = {
+        "ingest": ingest,
+        "pack": pack,
+        "train": train,
+        "predict": predict,
+        "eval": evaluate,
+        "pipeline": pipeline,
+    }
+    bound: dict[str, Command] = {name: partial(kind, asked) for name, kind in kinds.items()}
+    submit_group = Group(about=ABOUT_SUBMIT, kind="JOB", commands=bound)
+    return Group(
+        about=sys.modules["slurm"].__doc__ or "",
+        commands={"submit": submit_group, "status": status, "cancel": cancel},
     )
-    if job.dry_run and job.resume:
+
+
+def main(args: list[str], prog: str = "python -m slurm") -> None:
+    """Run one of the commands; words behind `--` are for those that `submit` runs."""
+    own, rest = split_words(args)
+    if rest and own[:1] != ["submit"]:
+        raise UsageError(f"only submit runs commands that could take {shlex.join(rest[1:])}")
+    asked = Asked(own=tuple(own), extra=tuple(rest[1:]))
+    run_named(group(asked), own, prog=prog)
+
+
+def _submit(steps: Sequence[Step], how: Submission, asked: Asked) -> None:
+    if how.dry_run and how.resume:
         raise UsageError("--dry-run shows the whole chain as if new: leave --resume out")
-    check_commands(request.steps, extra)
-    if job.dry_run:
+    request = Request(
+        steps=tuple(replace(step, limit=how.limit) for step in steps),
+        site=load_site(how.site, python=sys.executable),
+        options=parse_options(how.option),
+        workdir=Path.cwd(),
+        run=how.run.absolute(),
+        retry=_retry(asked.own, asked.extra),
+    )
+    check_commands(request.steps, asked.extra)
+    if how.dry_run:
         sys.stdout.writelines(dry_run(request, request.site.max_array_size))
         return
-    for line in submit(request, scheduler.max_array_size(), resume=job.resume):
+    for line in submit(request, scheduler.max_array_size(), resume=how.resume):
         sys.stdout.write(line + "\n")
-    sys.stdout.write(f"see: python -m slurm status {shlex.quote(str(job.run))}\n")
+    sys.stdout.write(f"see: python -m slurm status {shlex.quote(str(how.run))}\n")
 
 
 def _retry(own: Sequence[str], extra: Words) -> str:

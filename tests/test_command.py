@@ -17,6 +17,7 @@ import ingest.__main__
 import shards.__main__
 import slurm.__main__
 import trainer.__main__
+from shards.cli.arguments import Group, run_named
 from shards.cli.command import run_command
 from trainer.recipes import RECIPES
 
@@ -32,11 +33,12 @@ COMMANDS = [
     "eval export",
     *(f"ingest {name}" for name in ingest.__main__.COMMANDS),
     *(f"shards {name}" for name in shards.__main__.COMMANDS),
-    *(f"slurm submit {name}" for name in slurm.__main__.JOBS),
+    *(f"slurm submit {name}" for name in slurm.__main__.group().commands["submit"].commands),
     "slurm status",
     "slurm cancel",
-    *(f"trainer {name}" for name in trainer.__main__.COMMANDS),
+    *(f"trainer {name}" for name in trainer.__main__.group().commands),
     "trainer unet3d_small",
+    "trainer train unet3d_small",
     "trainer augment unet3d_small",
 ]
 
@@ -91,6 +93,7 @@ def test_help_has_an_example_and_a_sentence_for_every_option(
     assert f"-m {words.split(maxsplit=1)[0]}" in text.partition("Example: ")[2].splitlines()[0]
     silent = re.findall(r"^. +(--\S+) [^a-z(]*\s\s+\((?:default|required)", text, re.MULTILINE)
     assert silent == []
+    assert all(option in text for option in ("--help", "--check", "--debug"))
 
 
 @pytest.mark.parametrize(
@@ -107,8 +110,10 @@ def test_help_has_an_example_and_a_sentence_for_every_option(
         ("shards bench u --no-such 3", "no-such"),
         ("trainer predict", "say which run"),
         ("trainer predict a b", "say --out FOLDER"),
-        ("trainer batch-size", "say which recipe"),
-        ("trainer augment nothing --data d --out o", "unknown recipe or command 'nothing'"),
+        ("trainer batch-size --data d", "say which recipe: python -m trainer batch-size RECIPE"),
+        ("trainer --data d", "say which recipe: python -m trainer train RECIPE"),
+        ("trainer augment nothing --data d --out o", "no recipe 'nothing' of python -m trainer a"),
+        ("slurm submit nothing", "no job 'nothing'"),
         ("trainer nothing --data d", "unknown recipe or command 'nothing'"),
         ("trainer unet3d_small --data d --epochs 0", "epochs must be positive"),
         ("trainer unet3d_small --data d --epochs 3 --epochs 4", "--epochs is given more than once"),
@@ -155,7 +160,7 @@ def test_an_option_of_many_values_that_comes_twice_keeps_them_all() -> None:
         seen.append((url, *names, str(size)))
 
     def main(args: list[str]) -> None:
-        shards.cli.command.run_named({"c": command}, args, prog="p", about="about")
+        run_named(Group(about="about", commands={"c": command}), args, prog="p")
 
     words = ["c", "--names", "a", "--size", "4", "--names=b", "--names", "c", "d", "--url", "u"]
     assert run_command(main, words) == 0

@@ -1,14 +1,6 @@
-"""Train a classifier, or predict with one.
+"""The command line of trainer: argument parsing only.
 
-    accelerate launch -m trainer RECIPE --data URL … [--out runs/NAME] [--epochs 12 …]
-    python -m trainer RECIPE --help
-    python -m trainer recipes
-    python -m trainer predict RUN [--data URL] --split val test [--tta] [--stress blur jpeg]
-    python -m trainer export RUN FOLDER
-    python -m trainer augment RECIPE --data URL --out sheet.png
-    python -m trainer batch-size RECIPE --data URL
-
-Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
+A command imports what it needs when it is called, so that --help answers at once.
 """
 
 import signal
@@ -18,147 +10,121 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
     # Ctrl-C while modules are imported ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from shards.cli.command import HELP, UsageError, parse, run_command, run_named, show_usage
+from shards.cli.arguments import Group, about, run_named
+from shards.cli.command import HELP, UsageError, run_command
 from trainer.config import Config, System
 from trainer.recipes import RECIPES
 from trainer.setup.launcher import end_with_launcher
 
+ABOUT = """\
+Train a classifier, or predict with one.
+
+A RECIPE by itself trains it, as in `accelerate launch -m trainer RECIPE --data URL`.
+Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube --epochs 8
+"""
 Flat = tyro.conf.arg(name="")
+Words = tuple[str, ...]
+SYSTEM = System()
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfRecipe:
-    """Options of all commands that take a recipe."""
-
-    fold: int | None = None
-    """Fold of a cross-validation that `shards pack --folds` wrote."""
-    config: Annotated[Config, Flat]
-
-
-Asked = TypeVar("Asked", bound=OfRecipe)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train(OfRecipe):
+def train(
+    words: Words,
+    recipe: str,
+    *,
+    data: tuple[str, ...],
+    out: Path | None = None,
+    fold: int | None = None,
+    config: Annotated[Config, Flat],
+    system: Annotated[System, Flat] = SYSTEM,
+) -> None:
     """Train a recipe; the same command again continues an unfinished run.
 
     Example: accelerate launch -m trainer unet3d_small --data runs/demo/shards/cube
+
+    Args:
+        words: the arguments as they were given, for the run's record
+        recipe: its name
+        data: shard sets, paths or URLs. Of several all are trained on (see --data-weights), and the
+            first one validates and gives the mean and spread of gray values
+        out: run folder; runs/RECIPE unless given
+        fold: fold of a cross-validation that `shards pack --folds` wrote
+        config: what is trained, and how
+        system: how the training is run
     """
-
-    data: tuple[str, ...] = tyro.MISSING
-    """Shard sets, paths or URLs. Of several all are trained on (see --data-weights), and the first
-    one validates and gives the mean and spread of gray values."""
-    out: Path | None = None
-    """Run folder; runs/RECIPE unless given."""
-    system: Annotated[System, Flat] = field(default_factory=System)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet(OfRecipe):
-    """Draw what a recipe's augmentation does: each operation by itself, then all together.
-
-    Example: python -m trainer augment unet3d_strong --data runs/demo/shards/cube --out sheet.png
-    """
-
-    data: str = tyro.MISSING
-    """Shard set: a path or URL."""
-    out: Path = tyro.MISSING
-    """PNG to write."""
-    images: int = 6
-    """Training images to show."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSize(OfRecipe):
-    """Time a recipe's training step at 1, 2, 4, … images on this device; say which size suits it.
-
-    Example: accelerate launch -m trainer batch-size r3d_18 --data runs/demo/shards/cube
-    """
-
-    data: str = tyro.MISSING
-    """Shard set: a path or URL."""
-    most: int = 4096
-    """Try no larger batch."""
-    system: Annotated[System, Flat] = field(default_factory=System)
-
-
-def main(args: list[str]) -> None:
-    """Do what the arguments say."""
-    end_with_launcher()
-    if not args or args[0] in HELP:
-        show_usage(f"{__doc__}\nRecipes: {', '.join(RECIPES)}", args)
-    elif args[0] in WITHOUT_RECIPE:
-        run_named(WITHOUT_RECIPE, args, prog="python -m trainer", about="")
-    elif args[0] in OF_RECIPE:
-        OF_RECIPE[args[0]](args[1:])
-    else:
-        _train(args)
-
-
-def _of_recipe(kind: type[Asked], args: list[str], prog: str) -> Asked:
-    """Return a command's options, whose defaults are of the recipe that the first argument names.
-
-    For --help alone it may be any.
-    """
-    if args and args[0] in HELP:
-        return parse(kind, args, prog=f"{prog} RECIPE", default=kind(config=RECIPES["unet3d"]()))
-    if not args or args[0].startswith("-"):
-        command = prog.rpartition("-m ")[2]
-        raise UsageError(f"say which recipe: python -m {command} RECIPE --data URL")
-    if args[0] not in RECIPES:
-        raise UsageError(
-            f"unknown recipe or command {args[0]!r}; recipes are {', '.join(RECIPES)}, "
-            f"commands {', '.join(COMMANDS)}"
-        )
-    default = kind(config=RECIPES[args[0]]())
-    return parse(kind, args[1:], prog=f"{prog} {args[0]}", default=default)
-
-
-def _train(args: list[str]) -> None:
-    asked = _of_recipe(Train, args, "accelerate launch -m trainer")
-    if not asked.data:
+    if not data:
         raise UsageError("say which shard set to train on: --data URL")
-    from trainer.train.loop import train
+    from trainer.train.loop import train as run_training
     from trainer.train.run_state import Job
     from trainer.train.signals import REQUEUE
 
     job = Job(
-        recipe=args[0],
-        config=asked.config,
-        system=asked.system,
-        data=asked.data,
-        fold=asked.fold,
-        out=asked.out or Path("runs") / args[0],
-        command=("-m", "trainer", *args),
+        recipe=recipe,
+        config=config,
+        system=system,
+        data=data,
+        fold=fold,
+        out=out or Path("runs") / recipe,
+        command=("-m", "trainer", *words),
     )
-    if not train(job):
+    if not run_training(job):
         sys.exit(REQUEUE)
 
 
-def _augment(args: list[str]) -> None:
-    asked = _of_recipe(Sheet, args, "python -m trainer augment")
+def augment(
+    *,
+    data: str,
+    out: Path,
+    fold: int | None = None,
+    images: int = 6,
+    config: Annotated[Config, Flat],
+) -> None:
+    """Draw what a recipe's augmentation does: each operation by itself, then all together.
+
+    Example: python -m trainer augment unet3d_strong --data runs/demo/shards/cube --out sheet.png
+
+    Args:
+        data: shard set: a path or URL
+        out: PNG to write
+        fold: fold of a cross-validation that `shards pack --folds` wrote
+        images: training images to show
+        config: what is trained, and how
+    """
     from trainer.augment.sheet import augmentation_sheet
 
-    seed = asked.config.seed
-    rows = augmentation_sheet(
-        asked.config, asked.data, asked.fold, asked.out, num_images=asked.images, seed=seed
-    )
-    sys.stdout.write(f"{asked.out}: {rows} rows\n")
+    rows = augmentation_sheet(config, data, fold, out, num_images=images, seed=config.seed)
+    sys.stdout.write(f"{out}: {rows} rows\n")
 
 
-def _batch_size(args: list[str]) -> None:
-    asked = _of_recipe(BatchSize, args, "accelerate launch -m trainer batch-size")
+def batch_size(
+    *,
+    data: str,
+    fold: int | None = None,
+    most: int = 4096,
+    config: Annotated[Config, Flat],
+    system: Annotated[System, Flat] = SYSTEM,
+) -> None:
+    """Time a recipe's training step at 1, 2, 4, … images on this device; say which size suits it.
+
+    Example: accelerate launch -m trainer batch-size r3d_18 --data runs/demo/shards/cube
+
+    Args:
+        data: shard set: a path or URL
+        fold: fold of a cross-validation that `shards pack --folds` wrote
+        most: try no larger batch
+        config: what is trained, and how
+        system: how the training is run
+    """
     from trainer.train.trial import report_batches
 
-    report_batches(asked.config, asked.system, asked.data, asked.fold, most=asked.most)
+    report_batches(config, system, data, fold, most=most)
 
 
 def recipes() -> None:
@@ -184,7 +150,7 @@ def predict(
     raw: bool = False,
     stress: tuple[Literal["missing", "shift", "contrast", "blur", "jpeg"], ...] = (),
     batch_size: int = 0,
-    system: Annotated[System, Flat] = System(),  # noqa: B008 - frozen
+    system: Annotated[System, Flat] = SYSTEM,
 ) -> None:
     """Write RUN/predictions/SPLIT.parquet; several runs are an ensemble.
 
@@ -249,13 +215,46 @@ def export(
     sys.stdout.write(f"{out}: the exported program differs by {difference:.1g} at most\n")
 
 
-OF_RECIPE = {"augment": _augment, "batch-size": _batch_size}
-WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
-    "recipes": recipes,
-    "predict": predict,
-    "export": export,
-}
-COMMANDS = (*WITHOUT_RECIPE, *OF_RECIPE)
+def group(args: Sequence[str] = ()) -> Group:
+    """Return the commands; a run that is trained records these arguments."""
+    words = tuple(args)
+    trainings = {name: partial(train, words, name) for name in RECIPES}
+    return Group(
+        about=ABOUT,
+        commands={
+            "train": _of_recipes(train, trainings),
+            "recipes": recipes,
+            "predict": predict,
+            "export": export,
+            "augment": _of_recipes(augment, dict.fromkeys(RECIPES, augment)),
+            "batch-size": _of_recipes(batch_size, dict.fromkeys(RECIPES, batch_size)),
+        },
+    )
+
+
+def _of_recipes(command: Any, by_recipe: dict[str, Any]) -> Group:
+    """Return a command's forms, one per recipe, whose configuration is the default of each."""
+    return Group(
+        about=about(command),
+        kind="RECIPE",
+        commands={name: partial(form, config=RECIPES[name]()) for name, form in by_recipe.items()},
+        summaries={name: about(recipe).splitlines()[0] for name, recipe in RECIPES.items()},
+    )
+
+
+def main(args: list[str], prog: str = "python -m trainer") -> None:
+    """Run one of the commands."""
+    end_with_launcher()
+    commands = group(args)
+    if args and args[0] not in {*HELP, *commands.commands}:
+        if args[0] not in RECIPES and not args[0].startswith("-"):
+            raise UsageError(
+                f"unknown recipe or command {args[0]!r}; recipes are {', '.join(RECIPES)}, "
+                f"commands {', '.join(commands.commands)}"
+            )
+        args = ["train", *args]
+    run_named(commands, args, prog=prog)
+
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

@@ -1,9 +1,7 @@
-"""The common part of all command lines: arguments, exit codes, errors of one line."""
+"""The common part of all command lines: exit codes, errors of one line, usage."""
 
 import errno
-import functools
 import os
-import re
 import select
 import shutil
 import signal
@@ -11,22 +9,14 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-import tyro
 
 from shards.storage.urls import public_url, without_secrets
 from shards.workers.threads import end_in_spite_of_threads
 
-Asked = TypeVar("Asked")
-
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 HELP = ("-h", "--help")
-EMPTY = re.compile(r"(--[\w.-]+=)?")  # an argument without a value
 EVERYWHERE = """\
 With every command: --help shows its options, --check reads the arguments and does nothing more,
 --debug shows the traceback of an error. Exit code: 0 done, 1 failed, 2 bad usage.
@@ -61,7 +51,9 @@ def run_command(main: Callable[[list[str]], None], argv: Sequence[str]) -> int:
     process: see `shards.storage.urls`.
     """
     _prepare_process()
-    args, debug = _without(argv, "--debug")
+    own, rest = split_words(argv)
+    debug = "--debug" in own
+    args = [word for word in own if word != "--debug"] + rest
     try:
         _check_text(args)
         main([_public(arg) for arg in args])
@@ -79,116 +71,19 @@ def run_command(main: Callable[[list[str]], None], argv: Sequence[str]) -> int:
     return 0
 
 
-def run_named(
-    commands: Mapping[str, Callable[..., None]], args: Sequence[str], *, prog: str, about: str
-) -> None:
-    """Call the command that the first argument names with the rest as its options.
-
-    Without arguments the list of commands goes to standard error and the exit code is 2.
-    """
-    if not args or args[0] in HELP:
-        show_usage(_listed(commands, prog=prog, about=about), args)
-    elif args[0] not in commands:
-        raise UsageError(f"no command {args[0]!r} of {prog}; it has {', '.join(commands)}")
-    else:
-        parse(_bound(commands[args[0]]), args[1:], prog=f"{prog} {args[0]}")()
-
-
 def show_usage(text: str, args: Sequence[str]) -> None:
-    """Print what a package's commands are: asked for with --help, or since nothing was said."""
+    """Print what commands there are: asked for with --help, or since nothing was said."""
     stream = sys.stdout if args else sys.stderr
     stream.write(f"{text.rstrip()}\n\n{EVERYWHERE}")
     if not args:
         sys.exit(BAD_USAGE)
 
 
-def parse(
-    kind: Callable[..., Asked], args: Sequence[str], *, prog: str, default: Asked | None = None
-) -> Asked:
-    """Return the record that the arguments describe; wrong ones end the process with 2.
-
-    An option that comes more than once is joined where it takes many values (`tuple[X, ...]`),
-    and an error otherwise. With `--check` the process ends here, with 0.
-    """
-    words, check = _without(args, "--check")
-    _refuse_empty(words)
-    words = _joined(words, {name.replace("_", "-") for name in _many(kind)})
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        asked: Asked = tyro.cli(kind, args=words, prog=prog, **given)
-    except ValueError as error:
-        raise UsageError(f"{error}; see {prog} --help") from None
-    if check:
-        sys.exit(0)
-    return asked
-
-
-def _refuse_empty(args: Sequence[str]) -> None:
-    """An empty path would be the current folder."""
-    for before, word in pairwise(["", *_split(args)[0]]):
-        if EMPTY.fullmatch(word):
-            where = word or (f"the argument after {before}" if before else "the first argument")
-            raise UsageError(f"{where} is empty; is a variable of the shell not set?")
-
-
-def _bound(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Return `command` with the same options that, called, only remembers them."""
-
-    @functools.wraps(command)
-    def bind(*args: object, **options: object) -> Callable[[], None]:
-        return functools.partial(command, *args, **options)
-
-    return bind
-
-
-def _many(kind: Any) -> Iterator[str]:
-    """Yield the names of the options that take any number of values."""
-    for name, hint in get_type_hints(kind).items():
-        if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
-            yield name
-        elif is_dataclass(hint):
-            yield from _many(hint)
-
-
-def _joined(args: Sequence[str], many: set[str]) -> list[str]:
-    """Return the arguments with each option once, where its first occurrence stood."""
-    own, rest = _split(args)
-    parts: dict[str, list[str]] = {"": []}
-    name = ""
-    for word in own:
-        if not word.startswith("--"):
-            parts[name].append(word)
-            continue
-        flag, equals, value = word.partition("=")
-        name = flag[2:].replace("_", "-").removeprefix("no-").replace(".no-", ".")
-        if name not in parts:
-            parts[name] = [word]
-        elif name.rpartition(".")[2] not in many:
-            raise UsageError(f"--{name} is given more than once; give it once")
-        elif equals:
-            parts[name].append(value)
-    return [word for part in parts.values() for word in part] + rest
-
-
-def _without(args: Sequence[str], flag: str) -> tuple[list[str], bool]:
-    """Return the arguments without `flag`, which counts up to `--`, and whether it was there."""
-    own, rest = _split(args)
-    return [word for word in own if word != flag] + rest, flag in own
-
-
-def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments before the first `--`, and it with those after it."""
     words = list(args)
     end = words.index("--") if "--" in words else len(words)
     return words[:end], words[end:]
-
-
-def _listed(commands: Mapping[str, Callable[..., None]], *, prog: str, about: str) -> str:
-    width = max(map(len, commands))
-    lines = [f"usage: {prog} COMMAND [--option value …]", "", about.strip(), ""]
-    for name, command in commands.items():
-        summary = (command.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:{width}}  {summary}")
-    return "\n".join(lines)
 
 
 def _prepare_process() -> None:
