@@ -66,5 +66,5 @@ def test_the_state_of_git_is_the_checkout_s_own() -> None:
 
 @pytest.mark.parametrize("command", ["augment", "batch-size"])
 def test_a_recipe_is_asked_for(command: str) -> None:
-    with pytest.raises(ValueError, match=f"python -m trainer {command} RECIPE --data URL"):
+    with pytest.raises(ValueError, match=f"which recipe: python -m trainer {command} RECIPE"):
         main([command, "--data", "x"])
