@@ -144,14 +144,18 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
     print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
 
 
-def schema_command() -> None:
+def schema_command(*, page: bool = False) -> None:
     """Print the JSON schema of a job's YAML, by which editors complete and check it.
 
     Example: python -m ingest schema > docs/reference/job.schema.json
+
+    Args:
+        page: the reference of all keys, as Markdown, in its place
     """
+    from ingest.job.job_reference import job_reference
     from ingest.job.job_schema import job_schema
 
-    print(job_schema(), end="")
+    print(job_reference() if page else job_schema(), end="")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -18,6 +18,7 @@ from shards.contract.schema import (
     SAMPLE_COLUMNS,
     Dataset,
     ImageSpec,
+    with_names,
 )
 from shards.storage.atomic import atomic_write
 
@@ -123,7 +124,8 @@ def _write(
     row_group_size: int,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    schema, size = pa.schema(list(columns.items())), row_group_size
+    columns, size = with_names(columns, frame), row_group_size
+    schema = pa.schema(list(columns.items()))
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for start in range(0, max(len(frame), 1), size):
             part = frame.iloc[start : start + size]

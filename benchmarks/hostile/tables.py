@@ -24,6 +24,7 @@ from benchmarks.hostile.kinds import Answer, Case, Kind
 from benchmarks.hostile.samples import predictions, rows, synapses, write_job_folder
 from eval.inputs.predictions import read_predictions
 from ingest.job.job_file import load_job
+from ingest.tables.complete_job import complete_job
 from ingest.tables.synapse_tables import synapse_batches
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?$")
@@ -92,7 +93,7 @@ class Synapses(Kind):
         self.config["synapses"]["path"] = str(self.path)
         job = self.folder / "job.yaml"
         job.write_text(json.dumps(self.config))
-        return rows(pd.concat(synapse_batches(load_job(job))))
+        return rows(pd.concat(synapse_batches(complete_job(load_job(job)))))
 
     def put(self, ending: str, data: bytes) -> None:
         """Write the table in place of the one before."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from shards.contract.schema import IDENTITY_COLUMNS
+from shards.contract.schema import IDENTITY_COLUMNS, NAME_COLUMNS
 from shards.tabular.table_files import Column, Kind
 
 PREFIX = "probability_"
@@ -18,7 +18,7 @@ NUMBERED = re.compile(r"[0-9]+")
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(ID_COLUMNS, "id"),
     **dict.fromkeys(NUMBERS, "number"),
-    **dict.fromkeys(("key", *FEW_VALUES), "text"),
+    **dict.fromkeys(("key", *FEW_VALUES, *NAME_COLUMNS), "text"),
     LABEL: "value",
 }
 

@@ -13,20 +13,23 @@ PUBLIC_ROW_CAP = 500_000
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaveConfig:
-    """A datastack at one materialization version, and how it is asked.
-
-    `cache` is the folder that keeps the answers; null: `synshards/cave` in the user's cache.
-    A batch of neurons whose answer reaches `row_cap` rows, or that the server says it cut, is
-    halved and asked again.
-    """
+    """A datastack at one materialization version, and how it is asked."""
 
     datastack: str
+    """its name. Example: `minnie65_public`."""
     version: int
+    """the materialization version; root ids of different ones do not fit. Example: `1300`."""
     server: str = PUBLIC_SERVER
+    """the address of CAVE. Example: `https://global.daf-apis.com`."""
     cache: str | None = None
+    """the folder that keeps the answers; null: `synshards/cave` in the user's cache. Example:
+    `answers`."""
     neurons_per_query: int = 100
+    """neurons per question; halved where the server cuts an answer. Example: `20`."""
     row_cap: int = PUBLIC_ROW_CAP
+    """the rows at which the server cuts an answer. Example: `500000`."""
     concurrency: int = 2
+    """questions under way at a time. Example: `4`."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.server)

@@ -19,20 +19,26 @@ Channel = Literal["em", "pre", "post"]
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeConfig:
-    """The images: format, place and scale.
-
-    `precomputed`: a CloudVolume path (file://, http(s)://, s3://, gs:// or a folder).
-    `tiff`: one file of sections, or a folder of section files in the order of their numbers.
-    `images`: no volume, but a folder of images that exist already, a TIFF or PNG file a sample.
-    """
+    """The images: place, format and scale."""
 
     path: str
+    """a folder or file here, or file://, http(s)://, s3:// or gs://. Example:
+    `gs://lab/volume/em`."""
     format: Literal["precomputed", "tiff", "images"] = "precomputed"
-    voxel_size_nm: NmZyx | None = None  # not of precomputed
-    missing: Literal["error", "blank"] = "error"  # sections of a folder that are not there
-    info: str | None = None  # a saved `info` to plan from when the volume cannot be reached
-    reader: Literal["ranged", "cloudvolume"] = "ranged"  # the other: slow, knows all encodings
-    segmentation: str | None = None  # precomputed, of the tables' version; for links to places
+    """`precomputed`: CloudVolume's; `tiff`: one file of sections, or a folder of section files in
+    the order of their numbers; `images`: a folder of images that exist already, one per sample.
+    Example: `tiff`."""
+    voxel_size_nm: NmZyx | None = None
+    """x, y, z of what does not state it, as TIFF and images. Example: `[8, 8, 40]`."""
+    missing: Literal["error", "blank"] = "error"
+    """what a section that is missing in a folder is; `blank`: missing data. Example: `blank`."""
+    info: str | None = None
+    """a saved `info`, to plan from where the volume cannot be reached. Example: `em_info.json`."""
+    reader: Literal["ranged", "cloudvolume"] = "ranged"
+    """`cloudvolume` is slow and knows all encodings of precomputed. Example: `cloudvolume`."""
+    segmentation: str | None = None
+    """a segmentation of the tables' version, for masks and links to places. Example:
+    `gs://lab/volume/seg`."""
 
     def __post_init__(self) -> None:
         if self.missing != "error" and self.format != "tiff":
@@ -52,14 +58,15 @@ class VolumeConfig:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig:
-    """One image of a sample: two sides for a patch, three for a cube, in voxels of one scale.
-
-    `voxel_size_nm`, where stated, must be what the volume's info says of `mip`.
-    """
+    """One image of a sample."""
 
     size: SizeZyx
+    """voxels along x, y of a patch, along x, y, z of a cube. Example: `[128, 128, 32]`."""
     mip: int = 0
+    """the volume's scale, 0 the finest. Example: `1`."""
     voxel_size_nm: NmZyx | None = None
+    """x, y, z, to be on the safe side: refused unless the volume says the same of `mip`. Example:
+    `[8, 8, 40]`."""
 
     def __post_init__(self) -> None:
         if not self.size or min(self.size) < 1 or self.mip < 0:
@@ -78,18 +85,19 @@ def _default_views() -> dict[str, ViewConfig]:
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """Views cut out around each synapse, each of its own scale and size.
-
-    `channels`: `pre` and `post` are masks of the two partners, 255 inside, out of
-    `volume.segmentation` by the table's root ids.
-    `codec`: compresses the store's images, `zstd` or `blosc-lz4`. Masks shrink a hundredfold, EM
-    hardly at all.
-    """
+    """Views cut out around each synapse, each of its own scale and size."""
 
     center: Center = "pre"
+    """the position that images are centered on. Example: `ctr`."""
     views: dict[str, ViewConfig] = field(default_factory=_default_views)
+    """`patch` (2D), `cube` (3D), or either with a word behind, as cube_16nm. Example:
+    `{cube: {size: [128, 128, 32]}}`."""
     channels: tuple[Channel, ...] = ("em",)
+    """`pre` and `post` are masks of the two partners, 255 inside, out of volume.segmentation by the
+    table's root ids. Example: `[em, pre, post]`."""
     codec: Codec = "none"
+    """compresses the store's images: masks shrink a hundredfold, EM hardly at all. Example:
+    `zstd`."""
 
     def __post_init__(self) -> None:
         if self.channels[:1] != ("em",) or len(set(self.channels)) != len(self.channels):
@@ -114,13 +122,19 @@ class SampleConfig:
 class QcConfig:
     """Limits of image quality, and of the fraction of rejects."""
 
-    max_zero_fraction: float = 0.5  # more voxels of value 0 than this: rejected
-    max_reject_fraction: float = 0.2  # more samples rejected than this: the job fails
+    max_zero_fraction: float = 0.5
+    """an image with a larger part of black (0) is rejected. Example: `0.9`."""
+    max_reject_fraction: float = 0.2
+    """the job fails if a larger part of the samples is rejected, or leaves the volume. Example:
+    `0.3`."""
     # Flagged only, never left out. Aligned MICrONS sections measure 1 to 4 px and 0.8 to 0.9; one
     # section blurred by 2 px measures below 0.5.
-    min_contrast: float = 8.0  # standard deviation of grey values
-    max_shift_px: float = 5.0  # between neighbouring sections
-    min_focus: float = 0.55  # of the blurriest section against the median one
+    min_contrast: float = 8.0
+    """standard deviation of gray values; flagged below. Example: `5`."""
+    max_shift_px: float = 5.0
+    """shift between neighboring sections; flagged above. Example: `8`."""
+    min_focus: float = 0.55
+    """sharpness of the blurriest section against the median one; flagged below. Example: `0.4`."""
 
     def __post_init__(self) -> None:
         if self.max_shift_px <= 0:

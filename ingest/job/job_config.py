@@ -14,99 +14,149 @@ from shards.contract.schema import SPLITS
 
 Source = Literal["files", "cave"]
 Tier = Literal["manual", "agreeing", "single"]
+Ids = Literal["numbers", "names"]
+UNNAMED = "auto"  # of a column: CAVE's, where the table has it
+CAVE_NAMES = {
+    "synapse_id": "id",
+    "pre_root_id": "pre_pt_root_id",
+    "post_root_id": "post_pt_root_id",
+    "size": "size",
+    "pre": "pre_pt_position",
+    "ctr": "ctr_pt_position",
+    "post": "post_pt_position",
+}
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Names of the synapse table's columns; a position `p` is `p` or `p_x`, `p_y`, `p_z`.
+    """Names of the synapse table's columns.
 
-    None: the table has no such column, and none is used. `file`: where a sample's image is, for
-    `format: images`; without it the files are ID.tif.
+    One that is not named is CAVE's, where the table has that; null: it is not used. A position `p`
+    is one column `p` of `[x, y, z]`, or three called `p_x`, `p_y`, `p_z`, or three that are named.
     """
 
-    synapse_id: str = "id"
-    pre_root_id: str | None = "pre_pt_root_id"
-    post_root_id: str | None = "post_pt_root_id"
-    size: str | None = "size"
-    pre: str | None = "pre_pt_position"
-    ctr: str | None = "ctr_pt_position"
-    post: str | None = "post_pt_position"
+    synapse_id: str = UNNAMED
+    """ids of the synapses, each once; `id` where not named. Example: `synapse`."""
+    pre_root_id: str | None = UNNAMED
+    """ids of the presynaptic neurons, by which splits go; `pre_pt_root_id` where not named.
+    Example: `neuron`."""
+    post_root_id: str | None = UNNAMED
+    """ids of the postsynaptic neurons; `post_pt_root_id` where not named. Example: `target`."""
+    size: str | None = UNNAMED
+    """sizes of the synapses, in any unit; `size` where not named. Example: `cleft_vx`."""
+    pre: str | None = UNNAMED
+    """presynaptic positions; `pre_pt_position` where not named. Example: `pre_x, pre_y, pre_z`."""
+    ctr: str | None = UNNAMED
+    """positions of the clefts; `ctr_pt_position` where not named. Example: `x, y, z`."""
+    post: str | None = UNNAMED
+    """postsynaptic positions; `post_pt_position` where not named. Example: `post`."""
     file: str | None = None
+    """with `format: images`, the images' paths below volume.path; null: they are ID.tif or ID.png.
+    Example: `filename`."""
+
+    @property
+    def unnamed(self) -> dict[str, str]:
+        """CAVE's names for the columns that are not named."""
+        return {key: name for key, name in CAVE_NAMES.items() if getattr(self, key) == UNNAMED}
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynapseConfig:
-    """The synapse table; positions are in voxels of `position_resolution_nm`, x, y, z.
-
-    `path` is a file or its URL, or with `source: cave` the name of the table there.
-    """
+    """The synapse table."""
 
     path: str
+    """a CSV, parquet or Arrow file, its URL, or with `source: cave` the table's name there; or a
+    folder SPLIT/CLASS/FILE of images, with the columns id, split, class and file. Example:
+    `synapses.csv`."""
     source: Source = "files"
+    """`cave`: the table is one of the datastack in `cave`. Example: `cave`."""
     position_resolution_nm: tuple[float, float, float] = (4.0, 4.0, 40.0)
+    """x, y, z of the unit that positions count in; `[1, 1, 1]` for positions in nm. Example:
+    `[4, 4, 40]`."""
     columns: Columns = field(default_factory=Columns)
-    header: str | None = None  # what names the columns of a CSV that does not
+    """what the table calls its columns. Example: `{synapse_id: synapse, ctr: "x, y, z"}`."""
+    header: str | None = None
+    """a file that names the columns of a CSV without such a row. Example: `header.csv`."""
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelTable:
-    """A table that gives neurons a class: `column`'s values through `classes`.
-
-    `path` is a file or its URL, or with `source: cave` the name of the table there.
-    """
+    """A table that gives neurons a class."""
 
     path: str
+    """as synapses.path. Example: `cell_types.csv`."""
     source: Source = "files"
-    header: str | None = None  # what names the columns of a CSV that does not
+    """as synapses.source. Example: `cave`."""
+    header: str | None = None
+    """as synapses.header. Example: `header.csv`."""
     column: str
-    classes: dict[str, str]  # value -> class name; rows of other values give no label
-    nucleus_column: str | None = "target_id"
+    """the column that says the class. Example: `cell_type`."""
+    classes: dict[str, str]
+    """class of each value of `column`; rows of other values give no label. Example:
+    `{E: excitatory, I: inhibitory}`."""
+    nucleus_column: str | None = UNNAMED
+    """ids of nuclei, by which root ids of one neuron are joined; `target_id` where not named, if
+    the table has it. Example: `nucleus_id`."""
     root_column: str = "pt_root_id"
-    manual: bool = False  # made by people: outranks tables that were not
+    """ids of neurons, as in synapses.columns.pre_root_id. Example: `neuron`."""
+    manual: bool = False
+    """made by people: outranks tables that were not. Example: `true`."""
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProofreadTable:
-    """A table of neurons whose axons people have gone over: those with `column` among `values`.
-
-    Their labels are of the tier `..._proofread`; with `required` no others are used.
-    """
+    """A table of neurons whose axons people have gone over: their tier ends with `_proofread`."""
 
     path: str
+    """as synapses.path. Example: `proofread.csv`."""
     source: Source = "files"
+    """as synapses.source. Example: `cave`."""
     header: str | None = None
+    """as synapses.header. Example: `header.csv`."""
     column: str = "status_axon"
+    """the column that says whether an axon is proofread. Example: `status_axon`."""
     values: tuple[str | bool | int | float, ...] = ("t", "true", "True")
+    """values of `column` that mean yes. Example: `[extended, clean]`."""
     root_column: str = "pt_root_id"
+    """ids of neurons, as in synapses.columns.pre_root_id. Example: `neuron`."""
     required: bool = False
+    """use no neurons but these. Example: `true`."""
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelConfig:
-    """The source of labels: tables of neurons, or a column of the synapse table.
+    """The source of labels: tables of neurons, or a column of the synapse table."""
 
-    `tiers`: which tiers of tables are used (see ingest.labels). `neurons_per_class`: so many
-    neurons of each class, drawn by `seed`; null for all. `unlabelled`: the synapses to which
-    `tables` give no label, and no others, all in split test, to be predicted.
-    """
-
-    class_names: tuple[str, ...] = ("inhibitory", "excitatory")
+    class_names: tuple[str, ...] = ()
+    """the classes, 0 first; `plan` says which number is which. Empty: all that occur, sorted, but
+    inhibitory before excitatory. Example: `[inhibitory, excitatory]`."""
     tables: tuple[LabelTable, ...] = ()
+    """tables of neurons; their synapses get their class. Example: `[{path: cells.csv, …}]`."""
     tiers: tuple[Tier, ...] = ("manual", "agreeing", "single")
+    """how sure a neuron's class must be, with `tables`: from a manual table, from two that agree,
+    from one. Example: `[manual, agreeing]`."""
     proofread: ProofreadTable | None = None
+    """neurons whose axons people have gone over. Example: `{path: proofread.csv, …}`."""
     neurons_per_class: int | None = None
+    """so many neurons of each class, drawn by `seed`; null: all. Example: `20`."""
     seed: int = 42
+    """draws neurons_per_class. Example: `7`."""
     unlabelled: bool = False
+    """take the synapses to which `tables` give no label, and no others, all in split test, to be
+    predicted. Example: `true`."""
     column: str | None = None
-    classes: dict[str, str] = field(default_factory=dict)  # for `column`; empty: names as they are
+    """the synapse table's column that says the class. Example: `label`."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """class of each value of `column`; empty: values are classes. Rows of other values are left
+    out. Example: `{E: excitatory, I: inhibitory}`."""
 
     def __post_init__(self) -> None:
-        if len(set(self.class_names)) != len(self.class_names) or len(self.class_names) < 2:
+        if len(set(self.class_names)) != len(self.class_names) or len(self.class_names) == 1:
             raise ValueError(f"class_names must be two or more different, got {self.class_names}")
         if bool(self.tables) == (self.column is not None):
             raise ValueError("labels come from `tables` or from `column`; state one of them")
@@ -118,42 +168,59 @@ class LabelConfig:
             )
         if self.neurons_per_class is not None and self.neurons_per_class < 1:
             raise ValueError(f"neurons_per_class must be positive, got {self.neurons_per_class}")
-        for classes in (self.classes, *(table.classes for table in self.tables)):
-            if unknown := sorted(set(classes.values()) - set(self.class_names)):
-                raise ValueError(
-                    f"classes name {', '.join(unknown)}, which is not among class_names "
-                    f"{', '.join(self.class_names)}"
-                )
+        if self.class_names and (unknown := sorted(self.mapped - set(self.class_names))):
+            raise ValueError(
+                f"classes name {', '.join(unknown)}, which is not among class_names "
+                f"{', '.join(self.class_names)}"
+            )
+        if not self.class_names and len(self.mapped) == 1:
+            raise ValueError(
+                f"classes name {', '.join(self.mapped)} alone; name another class, or state "
+                "class_names"
+            )
+
+    @property
+    def mapped(self) -> set[str]:
+        """The classes that values are mapped to."""
+        mappings = [self.classes, *(table.classes for table in self.tables)]
+        return {name for classes in mappings for name in classes.values()}
 
 
 @document
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Division of neurons or positions into train, val and test.
-
-    `neuron`: whole presynaptic neurons, `fractions` of those of each class; where no neuron is
-    known, single samples.
-    `block`: the same with blocks of space of `block_um` in place of neurons.
-    `position`: by where a sample lies along `axis`, in fractions of the volume from its start:
-    train below the first of `cuts`, val between, test above the second.
-    `column`: as the synapse table's `column` says.
-    `overlap`: what becomes of a training image that shares voxels with a val or test image.
-    `disjoint_post`: no postsynaptic neuron in two splits either.
-    """
+    """Division of neurons or positions into train, val and test."""
 
     by: Literal["neuron", "block", "position", "column"] = "neuron"
+    """`neuron`: whole presynaptic neurons, single samples where no neuron is known; `block`: blocks
+    of space; `position`: places along an axis; `column`: as the synapse table says. Example:
+    `position`."""
     column: str = "split"
+    """with `by: column`, the synapse table's column of train, val and test. Example: `fold`."""
     seed: int = 42
+    """draws neurons and blocks. Example: `7`."""
     fractions: dict[str, float] = field(
         default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15}
     )
+    """parts of the neurons or blocks of each class, together 1. Example:
+    `{train: 0.6, val: 0.2, test: 0.2}`."""
     axis: Literal["x", "y", "z"] = "x"
+    """with `by: position`. Example: `z`."""
     cuts: tuple[float, float] = (0.7, 0.85)
+    """with `by: position`, parts of the volume's length: train below the first, val between, test
+    above the second. Example: `[0.6, 0.8]`."""
     block_um: float = 20.0
+    """with `by: block`, the side of a block. Example: `10`."""
     overlap: Literal["drop", "keep"] = "drop"
+    """what becomes of a training image that shares voxels with a val or test image. Example:
+    `keep`."""
     disjoint_post: bool = False
+    """no postsynaptic neuron in two splits either. Example: `true`."""
     max_per_neuron: int | None = None
-    max_per_class: dict[str, int] = field(default_factory=dict)  # split -> samples of each class
+    """at most so many synapses of a neuron; null: all. Example: `200`."""
+    max_per_class: dict[str, int] = field(default_factory=dict)
+    """at most so many samples of each class, by split. Example:
+    `{train: 1500, val: 225, test: 225}`."""
 
     def __post_init__(self) -> None:
         if set(self.fractions) != set(SPLITS) or min(self.fractions.values()) <= 0:
@@ -177,8 +244,11 @@ class CostConfig:
     """Assumptions about the volume's store, by which the plan predicts time."""
 
     bandwidth_mb_s: float = 100.0
+    """what the line carries. Example: `50`."""
     latency_ms: float = 20.0
+    """from a request to the first byte of its answer. Example: `80`."""
     concurrency: int = 32
+    """requests under way at a time. Example: `64`."""
 
     def __post_init__(self) -> None:
         if min(self.bandwidth_mb_s, self.latency_ms, self.concurrency) <= 0:
@@ -191,14 +261,29 @@ class JobConfig:
     """One `ingest` job."""
 
     volume: VolumeConfig
+    """the images. Example: `{path: em}`."""
     synapses: SynapseConfig
+    """the synapse table. Example: `{path: synapses.csv}`."""
     labels: LabelConfig
+    """where classes come from. Example: `{column: label}`."""
     splits: SplitConfig = field(default_factory=SplitConfig)
+    """train, val and test. Example: `{by: neuron}`."""
     samples: SampleConfig = field(default_factory=SampleConfig)
+    """what is cut out. Example: `{center: ctr}`."""
     qc: QcConfig = field(default_factory=QcConfig)
+    """limits of image quality. Example: `{max_reject_fraction: 0.3}`."""
     cost: CostConfig = field(default_factory=CostConfig)
+    """how fast the volume's store is. Example: `{bandwidth_mb_s: 50}`."""
     cave: CaveConfig | None = None
-    samples_per_block: int = 128  # and per zarr shard: a worker holds one block in memory
+    """the datastack of tables with `source: cave`. Example:
+    `{datastack: minnie65_public, version: 1300}`."""
+    ids: Ids = "numbers"
+    """`names`: ids of synapses and neurons are text, such as file names; each becomes a number, and
+    samples.parquet, the shards' indices and predictions have the names beside it. Example:
+    `names`."""
+    samples_per_block: int = 128
+    """samples per unit of work and per zarr shard; a worker holds one block in memory. Example:
+    `32`."""
 
     def __post_init__(self) -> None:
         if self.samples_per_block < 1:
@@ -260,6 +345,8 @@ class JobConfig:
                 raise ValueError(f"channel {name} needs synapses.columns.{name}_root_id")
 
     def _check_cave(self) -> None:
+        if self.uses_cave and self.ids == "names":
+            raise ValueError("CAVE's ids are numbers; remove `ids: names`")
         if self.cave is None and self.uses_cave:
             raise ValueError("tables have `source: cave`; add `cave:` with datastack and version")
         if self.cave is not None and not self.uses_cave:

@@ -21,6 +21,8 @@ class JobFile(JobConfig):
     """A job as its file has it: everything that has axes is x, y, z (a patch: x, y)."""
 
     axes: Literal["xyz"]
+    """the order of all that has axes in this file: sizes, voxel sizes, resolutions. Example:
+    `xyz`."""
 
 
 def load_job(path: Path) -> JobConfig:
@@ -28,7 +30,7 @@ def load_job(path: Path) -> JobConfig:
 
     A single value stands for a list of one. URLs lose their passwords (see shards.urls).
     """
-    value = _listed(JobFile, load_yaml(path, what="job", cure="pass the path of a job's YAML"))
+    value = with_lists(JobFile, load_yaml(path, what="job", cure="pass the path of a job's YAML"))
     if isinstance(value, dict) and value.get("axes") != "xyz":
         raise ValueError(f"{path}: {_without_axes(value)}")
     parse_plain(JobFile, value, where=str(path), cure=CURE)  # errors show values as they stand
@@ -55,17 +57,17 @@ def _without_axes(value: dict[str, Any]) -> str:
     return f"{wrong}: whatever has axes in a job is x, y, z; write `axes: xyz` at its top{more}"
 
 
-def _listed(hint: Any, value: Any) -> Any:
+def with_lists(hint: Any, value: Any) -> Any:
     """Return what YAML gave for a field of type `hint`, with lists wherever a list is meant."""
     (hint, *_) = part_types(hint)
     if value is not None and get_origin(hint) is tuple:
         items = value if isinstance(value, list) else [value]
-        return [_listed(get_args(hint)[0], item) for item in items]
+        return [with_lists(get_args(hint)[0], item) for item in items]
     if isinstance(value, dict) and is_dataclass(hint):
         hints = get_type_hints(hint)
-        return {key: _listed(hints.get(str(key)), item) for key, item in value.items()}
+        return {key: with_lists(hints.get(str(key)), item) for key, item in value.items()}
     if isinstance(value, dict) and get_origin(hint) is dict:
-        return {key: _listed(get_args(hint)[1], item) for key, item in value.items()}
+        return {key: with_lists(get_args(hint)[1], item) for key, item in value.items()}
     return value
 
 

@@ -46,6 +46,7 @@ def check_positions(points: Floats, job: JobConfig, scale: Scale, size: Triple) 
         f"{high.tolist()}; volume: {list(bounds.start[::-1])} to {list(bounds.stop[::-1])}, "
         f"voxels of {scale.voxel_size_nm[::-1]} nm); "
         + _advice(_readings(points, job, scale, size, float(within.mean())))
+        + _lower_demands(outside, job, scale, size)
     )
 
 
@@ -93,6 +94,19 @@ def _readings(
     fitting = [reading for reading in better if reading.share >= best - AS_GOOD]
     simple = [reading for reading in fitting if reading.order == "xyz" or reading.factor == 1]
     return sorted(simple or fitting, key=lambda reading: reading.changes)
+
+
+def _lower_demands(outside: float, job: JobConfig, scale: Scale, size: Triple) -> str:
+    """Return what to change where positions are right, but their boxes too large for the volume."""
+    if outside == 1:
+        bounds = scale.grid.bounds.shape
+        if all(side <= most for side, most in zip(size, bounds, strict=True)):
+            return ""
+        return f"; boxes of {list(size[::-1])} voxels fit nowhere: lower samples.views"
+    return (
+        f"; where positions are right, lower samples.views or raise qc.max_reject_fraction "
+        f"({job.qc.max_reject_fraction:g}) above {outside:.2f}"
+    )
 
 
 def _advice(readings: list[Reading]) -> str:

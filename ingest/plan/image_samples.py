@@ -7,6 +7,7 @@ import pandas as pd
 
 from ingest.job.job_config import JobConfig
 from ingest.plan.labels import Funnel
+from ingest.tables.name_ids import key_of
 from ingest.tables.synapse_tables import IMAGE_NAME
 from ingest.volume.files.image_files import read_image
 from ingest.volume.files.image_folder import is_image, local_folder
@@ -66,12 +67,12 @@ def _with_names(
                     f"{folder}: {here[path.stem]} and {path.name} are both named by one id; "
                     "remove one of them"
                 )
-        ids = samples.synapse_id.astype(str)
+        ids = samples.get("synapse_name", samples.synapse_id).astype(str)
         if unnamed := len(set(here) - set(ids)):
             funnel.note("image files of no labelled synapse", unnamed)
         return samples.assign(file=[here.get(number, f"{number}.tif") for number in ids])
     names = samples[IMAGE_NAME].astype(str)
-    keys = names.str.replace(r"\.\w+$", "", regex=True).str.replace(r"[^\w-]", "-", regex=True)
+    keys = names.map(key_of)
     if keys.duplicated().any():
         twice = names[keys.duplicated(keep=False)].head(2)
         raise ValueError(f"{folder}: {' and '.join(twice)} make the same key; rename one of them")

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ingest.job.job_config import LabelConfig, LabelTable, ProofreadTable
+from ingest.job.job_config import UNNAMED, Ids, LabelConfig, LabelTable, ProofreadTable
 from ingest.plan.plan_record import FunnelStep
-from ingest.tables.synapse_tables import LABEL_VALUE, Ints, known_ids, open_table
+from ingest.tables.name_ids import NameIds
+from ingest.tables.synapse_tables import LABEL_VALUE, Ints, id_column, known_ids, open_table
 from shards.contract.schema import UNLABELLED
 from shards.tabular.table_files import Column, canonical_value
 
@@ -35,6 +36,7 @@ DROPS = (
 SHOWN_VALUES = 8  # of a label column, in an error
 
 ROWS = "rows in the table"
+CAVE_NUCLEUS = "target_id"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -80,7 +82,7 @@ class Funnel:
 
 
 def labeller(
-    config: LabelConfig, *, has_roots: bool
+    config: LabelConfig, *, has_roots: bool, ids: Ids = "numbers"
 ) -> Callable[[pd.DataFrame, Funnel], pd.DataFrame]:
     """Return what turns a batch of synapses into its labelled rows, counting the rest.
 
@@ -89,7 +91,7 @@ def labeller(
     """
     if config.column is not None:
         return lambda batch, funnel: _from_column(batch, config, funnel, has_roots=has_roots)
-    neurons = neuron_labels(config)
+    neurons = neuron_labels(config, ids)
     if config.unlabelled:
         return lambda batch, funnel: _without_label(batch, neurons, funnel)
     return lambda batch, funnel: _from_neurons(batch, neurons, funnel)
@@ -101,10 +103,10 @@ def tier_counts(samples: pd.DataFrame) -> dict[str, int]:
     return {str(tier): int(count) for tier, count in counts.items() if count}
 
 
-def neuron_labels(config: LabelConfig) -> NeuronLabels:
+def neuron_labels(config: LabelConfig, ids: Ids = "numbers") -> NeuronLabels:
     """Read the label tables and settle on a class for each presynaptic root."""
     notes = dict[str, int]()
-    rows = pd.concat([_read(table, notes) for table in config.tables], ignore_index=True)
+    rows = pd.concat([_read(table, notes, ids) for table in config.tables], ignore_index=True)
     nuclei = rows[rows.nucleus_id != 0].drop_duplicates(["root_id", "nucleus_id"])
     per_root = nuclei.groupby("root_id").size()
     rows = _with_known_nuclei(rows, nuclei)
@@ -114,13 +116,13 @@ def neuron_labels(config: LabelConfig) -> NeuronLabels:
     decided, conflicts = _decide(votes)
     if decided.empty:
         raise ValueError(
-            "; ".join(_values_of(table) for table in config.tables)
+            "; ".join(_values_of(table, ids) for table in config.tables)
             + ": no neuron has a label; check `column` and `classes` of labels.tables"
         )
     multi_nucleus = frozenset(per_root.index[per_root > 1].tolist())
     decided = decided[~decided.index.isin(multi_nucleus)]
     kept = decided[decided.label_tier.isin(config.tiers)]
-    kept = _chosen(_proofread(kept, config, notes), config)
+    kept = _chosen(_proofread(kept, config, notes, ids), config)
     return NeuronLabels(
         labels=kept.astype({"label_tier": "category", "label_source": "category"}),
         multi_nucleus=multi_nucleus,
@@ -130,12 +132,14 @@ def neuron_labels(config: LabelConfig) -> NeuronLabels:
     )
 
 
-def _proofread(labels: pd.DataFrame, config: LabelConfig, notes: dict[str, int]) -> pd.DataFrame:
+def _proofread(
+    labels: pd.DataFrame, config: LabelConfig, notes: dict[str, int], ids: Ids
+) -> pd.DataFrame:
     """Mark the tiers of proofread axons; with `required`, keep no others."""
     if config.proofread is None:
         return labels
     table = config.proofread
-    rows = _neuron_rows(table, notes, nucleus_column=None)
+    rows = _neuron_rows(table, notes, ids, nucleus_column=None)
     values = {canonical_value(value) for value in table.values}
     if not (is_proofread := rows.value.isin(values)).any():
         raise ValueError(
@@ -164,9 +168,9 @@ def _chosen(labels: pd.DataFrame, config: LabelConfig) -> pd.DataFrame:
     return labels[labels.neuron_id.isin(chosen.neuron_id)]
 
 
-def _read(config: LabelTable, notes: dict[str, int]) -> pd.DataFrame:
+def _read(config: LabelTable, notes: dict[str, int], ids: Ids) -> pd.DataFrame:
     """Return the rows of a label table that have a root id, and their class."""
-    rows = _neuron_rows(config, notes, nucleus_column=config.nucleus_column)
+    rows = _neuron_rows(config, notes, ids, nucleus_column=config.nucleus_column)
     classes = by_value(config.classes, where=config.path)
     notes.update(_near_misses(_counts(rows.value), classes))
     return pd.DataFrame(
@@ -181,13 +185,20 @@ def _read(config: LabelTable, notes: dict[str, int]) -> pd.DataFrame:
 
 
 def _neuron_rows(
-    config: LabelTable | ProofreadTable, notes: dict[str, int], *, nucleus_column: str | None
+    config: LabelTable | ProofreadTable,
+    notes: dict[str, int],
+    ids: Ids,
+    *,
+    nucleus_column: str | None,
 ) -> pd.DataFrame:
     """Return root_id, nucleus_id (0: unknown) and value of the rows that have a root id."""
-    columns = {"root": Column(config.root_column, "id"), "value": Column(config.column, "value")}
+    opened = open_table(config.path, config.header)
+    if nucleus_column == UNNAMED:
+        nucleus_column = CAVE_NUCLEUS if CAVE_NUCLEUS in opened.names else None
+    columns = {"root": id_column(config.root_column, ids), "value": Column(config.column, "value")}
     if nucleus_column is not None:
-        columns["nucleus"] = Column(nucleus_column, "id")
-    table = open_table(config.path, config.header).read(columns).combine_chunks()
+        columns["nucleus"] = id_column(nucleus_column, ids)
+    table = opened.read(columns).combine_chunks()
     rows = pd.DataFrame(
         {
             "root_id": _ids(table, "root", columns, config.path),
@@ -201,8 +212,10 @@ def _neuron_rows(
 
 
 def _ids(table: pa.Table, name: str, columns: Mapping[str, Column], path: str) -> Ints:
-    ids = table[name].combine_chunks()
-    return known_ids(ids, where=f"{path}: column {columns[name].name}")
+    ids, where = table[name].combine_chunks(), f"{path}: column {columns[name].name}"
+    if columns[name].kind == "text":
+        return NameIds().numbers(ids, where=where)
+    return known_ids(ids, where=where)
 
 
 def by_value(classes: Mapping[str, str], *, where: str) -> dict[str | None, str]:
@@ -225,9 +238,9 @@ def _with_known_nuclei(rows: pd.DataFrame, nuclei: pd.DataFrame) -> pd.DataFrame
     return rows.assign(nucleus_id=rows.nucleus_id.where(rows.nucleus_id != 0, known))
 
 
-def _values_of(config: LabelTable) -> str:
+def _values_of(config: LabelTable, ids: Ids) -> str:
     """Return a label table's path and the first of its values."""
-    rows = _neuron_rows(config, {}, nucleus_column=None)
+    rows = _neuron_rows(config, {}, ids, nucleus_column=None)
     return f"{config.path} has {shown_counts(_counts(rows.value))} in {config.column}"
 
 

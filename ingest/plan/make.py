@@ -23,7 +23,9 @@ from ingest.plan.plan_record import Plan, Prediction, read_plan
 from ingest.plan.read_cost import predict, predict_files
 from ingest.plan.select import choose
 from ingest.plan.splits import check_no_class_empty, counts_by_split, neurons_by_split
+from ingest.tables.complete_job import complete_job
 from ingest.tables.identity import Source, source_of, table_identity
+from ingest.tables.name_ids import key_of
 from ingest.tables.synapse_tables import synapse_batches
 from ingest.volume.geometry import Box, inside
 from ingest.volume.masks import mask_scale
@@ -54,7 +56,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
 
     A folder that holds another plan is refused.
     """
-    layout = Layout(out)
+    layout, job = Layout(out), complete_job(job)
     local, cave_sources = _with_local_tables(job)
     sources = (*job_sources(job), *cave_sources)
     if not layout.plan_json.exists():
@@ -156,7 +158,7 @@ def _check_same(layout: Layout, job: JobConfig, sources: tuple[Source, ...]) -> 
 
 def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     """Return the labelled synapses in the order of their ids, so that no table's order counts."""
-    label = labeller(job.labels, has_roots=job.has_neurons)
+    label = labeller(job.labels, has_roots=job.has_neurons, ids=job.ids)
     batches = synapse_batches(job, funnel.note)
     samples = pd.concat([label(batch, funnel) for batch in batches], ignore_index=True)
     if samples.empty:
@@ -171,11 +173,24 @@ def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     ids = samples.synapse_id.to_numpy()
     repeated = np.flatnonzero(ids[1:] == ids[:-1])
     if len(repeated):
+        first = samples.get("synapse_name", samples.synapse_id)[repeated[0]]
         raise ValueError(
-            f"{job.synapses.path}: {len(repeated)} synapse ids come twice, first "
-            f"{ids[repeated[0]]}; remove the repeated rows"
+            f"{job.synapses.path}: {len(repeated)} synapse ids come twice, first {first}; remove "
+            "the repeated rows"
         )
-    return samples
+    return _with_keys(samples, job) if job.ids == "names" else samples
+
+
+def _with_keys(samples: pd.DataFrame, job: JobConfig) -> pd.DataFrame:
+    """Add the keys of samples whose ids are names: the names, in the characters of a key."""
+    names = samples.synapse_name
+    keys = names.map(key_of)
+    if (twice := keys.duplicated(keep=False)).any():
+        first = " and ".join(map(repr, names[twice][keys == keys[twice].iloc[0]].head(2)))
+        raise ValueError(
+            f"{job.synapses.path}: {first} make the same key, {keys[twice].iloc[0]}; rename one"
+        )
+    return samples.assign(key=keys)
 
 
 def _inside(

@@ -40,6 +40,8 @@ def rules_of(dataset: Dataset, root: Path) -> Rules:
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
+    names = plan.job.labels.class_names
+    yield f"classes: {', '.join(f'{number} {name}' for number, name in enumerate(names))}"
     yield from _label_lines(plan, plan.counts)
     predicted = plan.prediction
     readings = [(f"mip {mip}", reading) for mip, reading in predicted.by_mip.items()]

@@ -34,6 +34,7 @@ from shards.contract.schema import (
     SCHEMA_VERSION,
     SPLITS,
     Dataset,
+    with_names,
 )
 from shards.pack.make_manifest import class_counts
 from shards.storage.locks import sole_writer
@@ -48,7 +49,10 @@ def finish_dataset(root: Path) -> Dataset:
         remove_leftovers(root)
         kept = records[records.reason == ""]
         rejects = pd.concat(
-            [plan_rejects(layout, plan), records.loc[records.reason != "", [*REJECT_COLUMNS]]],
+            [
+                plan_rejects(layout, plan),
+                records.loc[records.reason != "", [*with_names(REJECT_COLUMNS, records)]],
+            ],
             ignore_index=True,
         )
         _check_rejects(records, plan, root)

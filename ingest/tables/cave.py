@@ -57,7 +57,7 @@ class Library:
 
     def synapses(self, synapses: SynapseConfig, roots: Sequence[int]) -> Path:
         """Return the file of the synapses whose presynaptic root is among `roots` (sorted)."""
-        names = synapses.columns
+        names = replace(synapses.columns, **synapses.columns.unnamed)
         if names.pre_root_id is None:
             raise ValueError(
                 "synapses.columns.pre_root_id is null, but CAVE is asked for synapses by it; name "

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ingest.job.job_config import Columns, JobConfig
+from ingest.job.job_config import Columns, Ids, JobConfig
+from ingest.tables.name_ids import NameIds
 from ingest.tables.remote_tables import check_table, open_source
 from ingest.volume.files.image_folder import TREE_COLUMNS, tree_table
 from shards.tabular.table_files import (
@@ -24,6 +25,11 @@ AXES = ("x", "y", "z")
 IDS = ("synapse_id", "pre_root_id", "post_root_id")
 LABEL_VALUE, SPLIT_NAME, IMAGE_NAME = "label_value", "split_name", "image_name"
 NO_POST = "synapses whose postsynaptic root id is empty: unknown"
+NAME_COLUMNS = {"synapse_id": "synapse_name", "pre_root_id": "neuron_name"}
+NAMES_CURE = (
+    "correct it; an empty cell means that there is none; where ids are names, state `ids: names` "
+    "in the job"
+)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -52,18 +58,19 @@ def num_rows(path: str) -> int | None:
 def synapse_batches(
     job: JobConfig, note: Callable[[str, int], None] = lambda *_: None
 ) -> Iterator[pd.DataFrame]:
-    """Yield the synapse table in our columns.
+    """Yield the synapse table of a job that is complete (`complete_job`) in our columns.
 
     They are synapse_id, pre_root_id, post_root_id (0 where there is none), size, center_x_nm,
     center_y_nm, center_z_nm (NaN where the table has none), and LABEL_VALUE, SPLIT_NAME and
-    IMAGE_NAME where the job has columns for them. `note` is told how many rows lack a post root.
+    IMAGE_NAME where the job has columns for them; where ids are names, also NAME_COLUMNS. `note`
+    is told how many rows lack a post root.
     """
     config = job.synapses
     table = open_table(config.path, config.header)
     position = position_columns(table.names, getattr(config.columns, job.samples.center))
-    row, without_post = 0, 0
+    row, without_post, names = 0, 0, NameIds()
     for batch in table.batches(_columns(job, position)):
-        yield _ours(batch, job, position, row)
+        yield _ours(batch, job, position, row, names)
         row += len(batch)
         if config.columns.post_root_id is not None:
             without_post += batch.column("post_root_id").null_count
@@ -96,12 +103,17 @@ def known_ids(column: pa.Array, *, where: str, first_row: int = 0) -> Ints:
 def _columns(job: JobConfig, position: Sequence[str]) -> dict[str, Column]:
     """Return what to read of the synapse table: ids, size, position, extra columns."""
     columns = job.synapses.columns
-    wanted = {name: Column(getattr(columns, name), "id") for name in _ids_of(columns)}
+    wanted = {name: id_column(getattr(columns, name), job.ids) for name in _ids_of(columns)}
     if columns.size is not None:
         wanted["size"] = Column(columns.size, "number")
     kind: Kind = "position" if len(position) == 1 else "number"
     wanted |= {_axis(axis): Column(name, kind) for axis, name in enumerate(position)}
     return wanted | _extra(job)
+
+
+def id_column(name: str, ids: Ids) -> Column:
+    """Return a column of ids, to read as numbers or as names."""
+    return Column(name, "text") if ids == "names" else Column(name, "id", NAMES_CURE)
 
 
 def _ids_of(columns: Columns) -> list[str]:
@@ -125,7 +137,11 @@ def _extra(job: JobConfig) -> dict[str, Column]:
 
 
 def _ours(
-    batch: pa.RecordBatch, job: JobConfig, position: Sequence[str], first_row: int
+    batch: pa.RecordBatch,
+    job: JobConfig,
+    position: Sequence[str],
+    first_row: int,
+    names: NameIds,
 ) -> pd.DataFrame:
     config = job.synapses
     ids = {name: np.zeros(len(batch), dtype=np.int64) for name in IDS}
@@ -134,11 +150,12 @@ def _ours(
         if name == "synapse_id" and column.null_count:
             row = first_row + column.is_null().index(True).as_py() + 1
             raise ValueError(f"{where}, data row {row}: an empty cell; give every synapse an id")
-        ids[name] = (
-            column.to_numpy()
-            if name == "synapse_id"
-            else known_ids(column, where=where, first_row=first_row)
-        )
+        if job.ids == "names":
+            ids[name] = names.numbers(column, where=where)
+        elif name == "synapse_id":
+            ids[name] = column.to_numpy()
+        else:
+            ids[name] = known_ids(column, where=where, first_row=first_row)
     points = _points(batch, position)
     if position and (missing := np.isnan(points).any(axis=1)).any():
         row = int(np.flatnonzero(missing)[0])
@@ -150,6 +167,11 @@ def _ours(
     size = _floats(batch.column("size")) if config.columns.size is not None else np.nan
     centers = {f"center_{name}_nm": points_nm[:, axis] for axis, name in enumerate(AXES)}
     extra = {name: batch.column(name).to_pandas() for name in _extra(job)}
+    if job.ids == "names":
+        extra |= {
+            name: batch.column(of).fill_null("").to_pandas() if of in batch.schema.names else ""
+            for of, name in NAME_COLUMNS.items()
+        }
     return pd.DataFrame({**ids, "size": size, **centers, **extra})
 
 

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 from shards.contract.documents import document, parse_json
 from shards.contract.schema import (
     INDEX_COLUMNS,
+    NAME_COLUMNS,
     SCHEMA_VERSION,
     UNLABELLED,
     Manifest,
     ShardInfo,
     check_schema_version,
+    with_names,
 )
 from shards.contract.statistics import Moments
 from shards.storage.local import Storage
@@ -25,6 +27,7 @@ from shards.workers.threads import Pool
 
 METADATA_KEY = b"synshards"
 LOADING_THREADS = 8
+KINDS = {**INDEX_COLUMNS, **NAME_COLUMNS}
 # What streaming needs; the other columns are read when somebody asks for them.
 HOT_COLUMNS = ("neuron_id", "label", "offset", "length", "crc32c")
 MAX_BYTES_A_ROW, MAX_BYTES = 4096, 1 << 20  # of an index: as a file, and unpacked
@@ -72,7 +75,7 @@ class Index:
 
     @cached_property
     def table(self) -> pa.Table:
-        """Every column of `INDEX_COLUMNS`, a row a sample; read on first use."""
+        """Every column of `INDEX_COLUMNS`, and names of ids if any; read on first use."""
         return _load(self.storage, self.manifest, self.shards, tuple(INDEX_COLUMNS))
 
     def column(self, name: str) -> np.ndarray:
@@ -126,6 +129,8 @@ def parse_index(
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         notes = _notes(file.metadata.metadata, where)
+        if whole := tuple(columns) == tuple(INDEX_COLUMNS):
+            columns = tuple(with_names(INDEX_COLUMNS, file.schema_arrow.names))
         _check_layout(file, max_rows, columns, where)
         table = file.read(columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError, MemoryError) as error:
@@ -133,7 +138,6 @@ def parse_index(
         raise ValueError(f"{where}: not readable as parquet ({text}); {cure}") from None
     if empty := [n for n in columns if table[n].null_count and not _may_be_empty(n)]:
         raise ValueError(f"{where}: column {empty[0]} has empty cells; {cure}")
-    whole = tuple(columns) == tuple(INDEX_COLUMNS)
     if whole and notes.sha256 and notes.sha256 != _content_sha256(table, notes):
         raise ValueError(f"{where}: altered since it was written, its SHA-256 differs; {cure}")
     return table.replace_schema_metadata(None), notes
@@ -156,7 +160,8 @@ def load_shard_table(
     checked = dict.fromkeys([*columns, "offset", "length", "label"])
     table, _ = parse_index(data, where=where, max_rows=shard.num_samples, columns=tuple(checked))
     _check_rows(where, manifest, shard, table)
-    return table.select(list(columns))
+    whole = tuple(columns) == tuple(INDEX_COLUMNS)
+    return table if whole else table.select(list(columns))
 
 
 def _load(
@@ -165,7 +170,7 @@ def _load(
     with Pool(LOADING_THREADS, "shards-index") as pool:
         tables = pool.map(lambda shard: load_shard_table(storage, manifest, shard, columns), shards)
         empty = pa.schema([(name, INDEX_COLUMNS[name]) for name in columns]).empty_table()
-        return pa.concat_tables([empty, *tables])
+        return pa.concat_tables([empty, *tables], promote_options="default")
 
 
 def _notes(metadata: Mapping[bytes, bytes] | None, where: str) -> IndexNotes:
@@ -179,15 +184,15 @@ def _notes(metadata: Mapping[bytes, bytes] | None, where: str) -> IndexNotes:
 
 
 def _may_be_empty(name: str) -> bool:
-    return bool(pa.types.is_floating(INDEX_COLUMNS[name]))
+    return bool(pa.types.is_floating(KINDS[name]))
 
 
 def _content_sha256(table: pa.Table, notes: IndexNotes) -> str:
     """Return the hash of the notes, but for their own, and of all values by column."""
     hashed = hashlib.sha256(_notes_json(replace(notes, sha256="")))
-    for name in INDEX_COLUMNS:
+    for name, kind in with_names(INDEX_COLUMNS, table.column_names).items():
         values = table[name].to_numpy()
-        is_text = pa.types.is_string(INDEX_COLUMNS[name])
+        is_text = pa.types.is_string(kind)
         hashed.update(json.dumps(values.tolist()).encode() if is_text else values.tobytes())
     return hashed.hexdigest()
 
@@ -200,11 +205,10 @@ def _check_layout(file: pq.ParquetFile, max_rows: int, columns: Sequence[str], w
     """Refuse other columns, and what would take more memory than its rows may."""
     metadata, schema = file.metadata, file.schema_arrow
     for name in columns:
-        if name not in schema.names or schema.field(name).type != INDEX_COLUMNS[name]:
+        kind = KINDS[name]
+        if name not in schema.names or schema.field(name).type != kind:
             found = schema.field(name).type if name in schema.names else "missing"
-            raise ValueError(
-                f"{where}: column {name} is {found}, expected {INDEX_COLUMNS[name]}; make it again"
-            )
+            raise ValueError(f"{where}: column {name} is {found}, expected {kind}; make it again")
     unpacked = sum(
         metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)
     )

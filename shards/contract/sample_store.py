@@ -32,6 +32,7 @@ from shards.contract.schema import (
     ImageSpec,
     check_schema_version,
     parse_dataset,
+    with_names,
 )
 from shards.contract.zarr_shard import ShardFiles, chunk_codecs, compressor_of, write_shard
 from shards.storage.atomic import TEMPORARY_PATTERN, atomic_write, sha256_of_file
@@ -143,13 +144,14 @@ def remove_leftovers(dataset_dir: Path) -> None:
 
 
 def conform(table: pa.Table | pd.DataFrame, columns: Mapping[str, pa.DataType]) -> pa.Table:
-    """Return exactly `columns`, in their order and types, without nulls in text columns."""
+    """Return `columns`, and names where there are any, in order and type, without null texts."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
     if missing := [name for name in columns if name not in table.column_names]:
         raise ValueError(
             f"table lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}"
         )
+    columns = with_names(columns, table.column_names)
     schema = pa.schema(list(columns.items()))
     return table.select(list(columns)).replace_schema_metadata(None).cast(schema).combine_chunks()
 

@@ -21,7 +21,7 @@ The folds of a cross-validation are K sets over the same tars in one folder:
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,9 @@ IDENTITY_COLUMNS = {
     "label_source": pa.string(),
 }
 
+# Only where ids are names: the table's own for `synapse_id` and `pre_root_id`.
+NAME_COLUMNS = {"synapse_name": pa.string(), "neuron_name": pa.string()}
+
 SAMPLE_COLUMNS = {
     **IDENTITY_COLUMNS,
     "split": pa.string(),
@@ -83,6 +86,13 @@ INDEX_COLUMNS = {
     # of the file, where the manifest's `pack` says `encoded`
     "crc32c": pa.uint32(),  # of these bytes
 }
+
+
+def with_names(
+    columns: Mapping[str, pa.DataType], present: Container[object]
+) -> dict[str, pa.DataType]:
+    """Return columns, and behind them those of `NAME_COLUMNS` that are present."""
+    return {**columns, **{name: kind for name, kind in NAME_COLUMNS.items() if name in present}}
 
 
 def size_zyx(size: Sequence[int]) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from shards.contract.schema import (
     Manifest,
     PackNotes,
     manifest_name,
+    with_names,
 )
 from shards.contract.statistics import Moments, moments_of
 from shards.pack.assign import (
@@ -142,7 +143,7 @@ def pack_shard(
 
 def identity_json(row: dict[str, Any]) -> bytes:
     """Return KEY.json: the identity columns and QC flags of a sample; NaN becomes null."""
-    names = (*IDENTITY_COLUMNS, "qc_flags")
+    names = with_names({**IDENTITY_COLUMNS, "qc_flags": pa.string()}, row)
     values = {name: row[name] for name in names}
     plain = {
         name: None if isinstance(value, float) and math.isnan(value) else value
@@ -180,11 +181,12 @@ def _write_samples(
 
 def _index_table(samples: pa.Table, places: list[tuple[int, int, int]]) -> pa.Table:
     offset, length, crc32c = zip(*places, strict=True)
-    kept = [name for name in INDEX_COLUMNS if name in samples.column_names]
+    columns = with_names(INDEX_COLUMNS, samples.column_names)
+    kept = [name for name in columns if name in samples.column_names]
     table = samples.select(kept)
     for name, values in (("offset", offset), ("length", length), ("crc32c", crc32c)):
         table = table.append_column(name, pa.array(values, INDEX_COLUMNS[name]))
-    return table.select(list(INDEX_COLUMNS))
+    return table.select(list(with_names(INDEX_COLUMNS, table.column_names)))
 
 
 def _finished(

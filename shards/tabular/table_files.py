@@ -64,10 +64,11 @@ FORMATS = ".parquet, .feather, .arrow, .csv or .tsv, the last two also as .gz, .
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column to read: its name in the file, and what it must hold."""
+    """A column to read: its name in the file, what it must hold, the cure where it holds else."""
 
     name: str
     kind: Kind
+    cure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class TableFile:
                         column.kind,
                         where=f"{self.path}: column {column.name}",
                         first_row=rows,
+                        cure=column.cure,
                     )
                     for column in columns.values()
                 ]

@@ -64,16 +64,18 @@ FLOATS_LOST = (
 )
 
 
-def convert(column: pa.Array, kind: Kind, *, where: str, first_row: int = 0) -> pa.Array:
+def convert(
+    column: pa.Array, kind: Kind, *, where: str, first_row: int = 0, cure: str | None = None
+) -> pa.Array:
     """Return a column as `kind`: see `shards.tabular.table_files`.
 
     A value that does not fit is a `ValueError` that begins with `where` and names its data row,
-    of which the column's first is `first_row` + 1.
+    of which the column's first is `first_row` + 1, and ends with `cure` or what is usual.
     """
     try:
         converted = _converted(column, kind)
     except REFUSED:
-        raise _refusal(column, kind, where, first_row) from None
+        raise _refusal(column, kind, where, first_row, cure or CURES[kind]) from None
     if kind == "id":
         _refuse_rounded(converted, where)
     return converted
@@ -120,12 +122,12 @@ def shown(scalar: pa.Scalar) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
-def _refusal(column: pa.Array, kind: Kind, where: str, first_row: int) -> ValueError:
+def _refusal(column: pa.Array, kind: Kind, where: str, first_row: int, cure: str) -> ValueError:
     """Return the error that names the first row that does not convert."""
     row = bisect_left(range(len(column) - 1), True, key=lambda r: not _fits(column, kind, r))
     if not column[row].is_valid and column.null_count < len(column):
         row = column.is_valid().index(True).as_py()
-    value, cure, type_ = shown(column[row]), CURES[kind], _value_type(column.type)
+    value, type_ = shown(column[row]), _value_type(column.type)
     if kind == "id" and (pa.types.is_floating(type_) or FLOAT_TEXT.fullmatch(value)):
         cure = FLOATS_LOST
     elif kind in ("text", "value") and not _is_text(type_):

@@ -126,6 +126,9 @@ def test_one_class_empty_in_a_split(make_job: Any) -> None:
 def test_no_label_at_all(make_job: Any) -> None:
     job = make_job()
     job.synapses["ei"] = "unknown"
+    with pytest.raises(ValueError, match=r"1 classes \(unknown\), expected two or more; correct"):
+        plan(job.write())
+    job.config["labels"]["class_names"] = ["inhibitory", "excitatory"]
     with pytest.raises(ValueError, match=r"none of 64 .*no label: 64, among them 'unknown' \(64\)"):
         plan(job.write())
 
@@ -296,7 +299,14 @@ def test_a_failing_block_does_not_stop_the_others(
         ({"splits": {"fractions": {"train": 1.0}}}, "fractions needs train, val and test"),
         ({"splits": {"seed": "many"}}, "splits.seed is 'many', expected a valid int"),
         ({"labels": {}}, "labels come from `tables` or from `column`"),
-        ({"labels": {"column": "ei", "classes": {"E": "exc"}}}, "exc, which is not among"),
+        (
+            {"labels": {"column": "ei", "classes": {"E": "exc"}}},
+            "classes name exc alone; name another",
+        ),
+        (
+            {"labels": {"column": "ei", "class_names": ["a", "b"], "classes": {"E": "exc"}}},
+            "exc, which is not among",
+        ),
         ({"samples_per_block": 0}, "samples_per_block must be positive"),
     ],
 )

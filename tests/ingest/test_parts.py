@@ -157,6 +157,7 @@ def label_tables(folder: Path) -> LabelConfig:
     people.to_feather(folder / "people.feather", compression="uncompressed")
     kinds = {"e": "excitatory", "i": "inhibitory"}
     return LabelConfig(
+        class_names=("inhibitory", "excitatory"),
         tables=(
             LabelTable(
                 path=str(folder / "big.csv"),
@@ -167,7 +168,7 @@ def label_tables(folder: Path) -> LabelConfig:
             LabelTable(
                 path=str(folder / "people.feather"), column="kind", classes=kinds, manual=True
             ),
-        )
+        ),
     )
 
 

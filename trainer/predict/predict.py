@@ -14,7 +14,7 @@ from torch import Tensor
 from eval.inputs.columns import probability_columns
 from eval.inputs.predictions import PredictionsInfo, write_predictions
 from shards.cli.progress import progress
-from shards.contract.schema import IDENTITY_COLUMNS
+from shards.contract.schema import IDENTITY_COLUMNS, with_names
 from shards.images.channels import em_channels
 from shards.storage.locks import sole_writer_of_file
 from shards.stream.shardset import ShardSet, open_shards
@@ -172,7 +172,8 @@ def _stress(name: str, models: list[Trained], shards: ShardSet) -> Alter:
 
 def _table(shards: ShardSet, split: str, probabilities: Floats, info: PredictionsInfo) -> pa.Table:
     index = shards.index(split).table
-    table = index.select([*IDENTITY_COLUMNS, "qc_flags"])
+    known = with_names(IDENTITY_COLUMNS, index.column_names)
+    table = index.select([*known, "qc_flags"])
     table = table.append_column("split", pa.array([split] * len(table)))
     columns = probability_columns(info.class_names)
     values = probabilities[:, 1:] if len(columns) == 1 else probabilities

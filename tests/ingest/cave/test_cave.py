@@ -19,6 +19,7 @@ from ingest.job.job_file import load_job
 from ingest.plan.cave_job import local_job
 from ingest.tables.cave import Library, fetch
 from ingest.tables.cave_client import Answer, CaveRetries, Question
+from ingest.tables.complete_job import complete_job
 from shards.cli.command import run_command
 from tests.ingest.cave.case import (
     ALL_ROOTS,
@@ -198,10 +199,10 @@ def test_proofread_axons_and_chosen_neurons(
     table = {"source": "cave", "path": "types", "column": "classification_system", "classes": TYPES}
     proofread = {"source": "cave", "path": "proofreading", "required": True}
     labels = {"tables": [table], "proofread": proofread, "neurons_per_class": 1}
-    local, _ = local_job(load_job(write_job(labels=labels)), HASTE)
+    local, _ = local_job(complete_job(load_job(write_job(labels=labels))), HASTE)
     roots = set(pd.read_parquet(local.synapses.path).pre_pt_root_id - ROOT)
     assert len(roots) == 2
     assert roots < {0, 3, 6}
     labels["neurons_per_class"] = 2
     with pytest.raises(ValueError, match="the tables give 1 inhibitory, 2 excitatory neurons"):
-        local_job(load_job(write_job(labels=labels)), HASTE)
+        local_job(complete_job(load_job(write_job(labels=labels))), HASTE)

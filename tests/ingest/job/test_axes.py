@@ -11,6 +11,7 @@ from ingest.dataset import Layout
 from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
+from ingest.tables.complete_job import complete_job
 
 VIEWS = {
     "patch": {"size": [24, 20]},
@@ -40,8 +41,7 @@ def test_the_config_beside_a_plan_is_a_job_of_the_same_plan(make_job: Any, tmp_p
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert next(iter(written)) == "axes"
     assert written["samples"]["views"]["cube"]["size"] == [16, 12, 8]
-    assert load_job(out / "config.yaml") == job
-    assert read_plan(Layout(out)).job == job
+    assert load_job(out / "config.yaml") == read_plan(Layout(out)).job == complete_job(job)
     plain = json.loads((out / "plan.json").read_text())["config"]
     assert plain["samples"]["views"]["cube"]["size"] == [8, 12, 16]
 

@@ -210,6 +210,7 @@ def test_no_proofread_axon_names_what_the_column_holds(cells_job: Any) -> None:
 
 def test_no_class_names_what_the_column_holds(cells_job: Any) -> None:
     cells_job.config["labels"]["tables"][0]["classes"] = {"exc": "excitatory"}
+    cells_job.config["labels"]["class_names"] = ["inhibitory", "excitatory"]
     save_cells(cells_job)
     with pytest.raises(
         ValueError, match=r"cells\.csv has .*'inhibitory' \(8\).* in kind: no neuron"
@@ -240,7 +241,7 @@ def test_a_column_may_be_called_as_ours_are(job: Any, name: str) -> None:
 def test_values_that_differ_by_case_are_told(cells_job: Any, where: str) -> None:
     note = "rows of value Excitatory, not used: `classes` has excitatory"
     if where == "column":
-        cells_job.config["labels"] = {"column": "ei"}
+        cells_job.config["labels"] = {"column": "ei", "class_names": NAMES}
         cells_job.synapses.loc[cells_job.synapses.index[:4], "ei"] = "Excitatory"
     else:
         cells_job.cells.loc[0, "kind"] = "Excitatory"
