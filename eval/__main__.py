@@ -50,7 +50,8 @@ def evaluate(
     Args:
         words: the arguments as they were given, for the report
         at_least: number of runs or predictions that must be given
-        paths: run folders, or predictions (parquet; CSV of synapse_id, probability, label, neuron)
+        paths: run folders, or predictions (parquet; CSV of synapse_id, probability, label, neuron;
+            a folder of parts)
         compare: more runs or predictions files, to compare with
         out: folder for the two files; the first run's folder unless given
         criterion: score that the threshold maximizes on validation
@@ -88,7 +89,8 @@ def export(path: Positional[Path], *, out: Path) -> None:
     Example: python -m eval export runs/demo/3d/predictions/test.parquet --out runs/demo/layer
 
     Args:
-        path: a run's folder (its test predictions) or a predictions file; labels are not needed
+        path: a run's folder (its test predictions), or predictions, a file or a folder of parts;
+            labels are not needed
         out: folder of the layer
     """
     from eval.commands import export_path

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eval.evaluate import Evaluation, Options, evaluate
-from eval.inputs.predictions import read_predictions
+from eval.inputs.parts import has_parts
 from eval.report.gallery import public_source
 from eval.report.neuroglancer_layer import SHADER, layer_of, write_layer
 from eval.report.pool_folds import POOLED_NOTE, pool_folds
 from eval.report.report import REPORT, metrics_of, write_report
 from eval.report.text import headline
-from eval.subject import Subject, folder_of, open_subject, read_tags
+from eval.subject import Subject, folder_of, open_subject, read_table_or_parts, read_tags
 from shards.cli.progress import progress
 from shards.storage.atomic import TEMPORARY_PATTERN
 from shards.storage.locks import sole_writer, sole_writer_of_file
@@ -93,8 +93,9 @@ def with_names(subjects: list[Subject]) -> list[Subject]:
 
 def export_path(path: Path, out: Path) -> None:
     """Write a predictions file, or a run's test predictions, as a Neuroglancer layer."""
-    file = path / "predictions" / "test.parquet" if path.is_dir() else path
-    frame, info = read_predictions(file)
+    is_run = path.is_dir() and not has_parts(path)
+    file = path / "predictions" / "test.parquet" if is_run else path
+    frame, info = read_table_or_parts(file)
     layer = layer_of(frame, info, where=str(file))
     with sole_writer(out):
         write_layer(out, layer, info.class_names)

@@ -1,6 +1,6 @@
 """The subject of an evaluation: predictions of a run or any model, and what is known of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from eval.inputs.parts import has_parts, read_parts
 from eval.inputs.predictions import (
     CENTERS,
     DEFAULT_CLASS_NAMES,
@@ -17,7 +18,7 @@ from eval.inputs.predictions import (
     probability_matrix,
     read_predictions,
 )
-from eval.inputs.rows import Images, Tables, name_of, rows_of_split, split_codes
+from eval.inputs.rows import ALL, Images, Tables, name_of, rows_of_split, split_codes
 from eval.inputs.runs import LEARNING, Curves, RunInfo, read_learning, read_run
 from eval.metrics.bootstrap import Scored
 from shards.contract.schema import IDENTITY_COLUMNS, SPLITS, UNLABELLED
@@ -82,14 +83,15 @@ class Subject:
 def open_subject(
     path: Path, *, data: str | None = None, use_data: bool = True, split: str = "test"
 ) -> Subject:
-    """Return what stands at `path`: a run's folder, or a table of predictions.
+    """Return what stands at `path`: a run's folder, or predictions, a table or in parts.
 
     `split` names the rows that are scored: one of `SPLITS`, or `ALL` for every row of a table.
     `data` is the shard set's URL where it is not the one that was noted; without `use_data`, or
     where another split than test is scored, no shard set is opened, and pictures and
     training-based baselines are left out.
     """
-    subject = _open_run(path, split) if path.is_dir() else _open_file(path, split)
+    is_run = path.is_dir() and not has_parts(path)
+    subject = _open_run(path, split) if is_run else _open_file(path, split)
     run = subject.run or RunInfo()
     url = data or subject.info.data_url or run.data_url
     fold = subject.info.fold if subject.info.data_url else run.fold
@@ -146,7 +148,7 @@ def _open_run(folder: Path, split: str) -> Subject:
 
 
 def _open_file(path: Path, split: str) -> Subject:
-    frame, info = read_predictions(path)
+    frame, info = read_table_or_parts(path, (split, "val"))
     rows, notes = rows_of_split(frame, split, where=str(path))
     val = _val_of(path, frame, info) if split == "test" else None
     if name_of(path) == split and "split" not in frame:
@@ -161,6 +163,17 @@ def _open_file(path: Path, split: str) -> Subject:
         val=val,
         notes=(*notes, *_order_of_classes(info)),
     )
+
+
+def read_table_or_parts(
+    path: Path, splits: Sequence[str] = (ALL,)
+) -> tuple[pd.DataFrame, PredictionsInfo]:
+    """Return predictions and what made them; of those in parts, the rows of `splits` alone."""
+    if not has_parts(path):
+        return read_predictions(path)
+    if ALL in splits:
+        return read_parts(path)
+    return read_parts(path, lambda part: part[split_codes(part["split"]).isin(splits)])
 
 
 def _order_of_classes(info: PredictionsInfo) -> Iterator[str]:

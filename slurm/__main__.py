@@ -136,18 +136,33 @@ def train(
 
 
 def predict(
-    asked: Asked, runs: Positional[Words], *, splits: Words = ("val", "test"), how: How
+    asked: Asked,
+    runs: Positional[Words],
+    *,
+    splits: Words = ("val", "test"),
+    data: str | None = None,
+    tasks: int = 16,
+    how: How,
 ) -> None:
-    """Predict splits with trained runs, one task per run.
+    """Predict splits with trained runs, one task per run; or a planned data set, as an array.
 
     Example: python -m slurm submit predict runs/sweep/resnet50_2d-seed1 --run runs/predict -- --tta
 
+    Example: python -m slurm submit predict models/unet3d --data data/all --tasks 64 --run runs/all
+
     Args:
         asked: the words
-        runs: folders of trained runs
-        splits: splits to predict
+        runs: folders of trained runs; for a planned data set one model, or several as an ensemble
+        splits: splits to predict; a planned data set is predicted whole
+        data: folder that `python -m ingest plan` made: parts of predictions go to RUN/predictions
+        tasks: number of array tasks that share the parts of a planned data set
         how: of the submission
     """
+    if data is not None:
+        out = str(PurePosixPath(how.run) / "predictions")
+        step = stages.predict_plan(runs, data, out, num_tasks=tasks, extra=asked.extra)
+        _submit((step,), how, asked)
+        return
     _submit((stages.predict(runs, splits, extra=asked.extra),), how, asked)
 
 
@@ -171,6 +186,7 @@ def pipeline(
     *,
     patch: Words = (),
     cube: Words = (),
+    infer: Words = (),
     tasks: int = 16,
     folds: int | None = None,
     seeds: tuple[int, ...] = (),
@@ -178,26 +194,36 @@ def pipeline(
 ) -> None:
     """From tables to report: plan, ingest, pack, train, predict and eval, all under --run.
 
-    Words after `--` go to the trainer.
+    With --infer from tables to a class for each synapse: plan, predict, annotation layer. Words
+    after `--` go to the trainer.
 
     Example: python -m slurm submit pipeline ingest.yaml --cube unet3d_small --run runs/v1 --tasks 9
+
+    Example: python -m slurm submit pipeline all.yaml --infer models/unet3d --run runs/all --tasks 9
 
     Args:
         asked: the words
         config: config of `python -m ingest plan`
         patch: recipes to train on patches
         cube: recipes to train on cubes
-        tasks: number of ingest tasks
+        infer: models that `trainer export` wrote, or runs: predict with them, train nothing
+        tasks: number of ingest tasks; with --infer, of prediction tasks
         folds: number of folds of a cross-validation by neuron, to train and test each recipe on
         seeds: seeds; none leaves the recipe's own
         how: of the submission
     """
+    run = PurePosixPath(how.run)
+    if infer:
+        if patch or cube or folds or seeds:
+            raise UsageError("--infer trains nothing: leave out recipes, --folds and --seeds")
+        _submit(stages.infer(config, run, infer, num_tasks=tasks, extra=asked.extra), how, asked)
+        return
     recipes = {name: names for name, names in (("patch", patch), ("cube", cube)) if names}
     if not recipes:
         raise UsageError("nothing to train: name recipes with --patch, --cube, or both")
     steps = stages.pipeline(
         config,
-        PurePosixPath(how.run),
+        run,
         recipes,
         num_tasks=tasks,
         num_folds=folds,

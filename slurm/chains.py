@@ -97,6 +97,30 @@ def predict(runs: Sequence[str], splits: Sequence[str], *, extra: Command) -> St
     return Step(name="predict", commands=commands)
 
 
+def predict_plan(
+    models: Sequence[str], dataset: str, out: str, *, num_tasks: int, extra: Command
+) -> Step:
+    """Return the step that predicts a planned data set, in `num_tasks` shares of its parts."""
+    command: Command = (
+        *("-m", "trainer", "predict", *models, "--data", dataset, "--out", out),
+        *(*extra, "--num-tasks", str(num_tasks)),
+    )
+    return Step(name="predict", commands=(command,), parts=num_tasks)
+
+
+def infer(
+    config: str, run: PurePosixPath, models: Sequence[str], *, num_tasks: int, extra: Command
+) -> tuple[Step, ...]:
+    """Return the steps from a job to a class for each synapse and a layer, under `run`."""
+    dataset, out = str(run / "dataset"), str(run / "predictions")
+    layer: Command = ("-m", "eval", "export", out, "--out", str(run / "layer"))
+    return (
+        Step(name="plan", commands=(("-m", "ingest", "plan", config, "--out", dataset),)),
+        predict_plan(models, dataset, out, num_tasks=num_tasks, extra=extra),
+        Step(name="layer", commands=(layer,)),
+    )
+
+
 def evaluate(reports: Sequence[tuple[Command, str | None]], *, extra: Command) -> Step:
     """Return the step that reports on runs side by side, a task for each (runs, out)."""
     commands = tuple(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from slurm.sites.options import OWN_OPTIONS, SBATCH_OPTIONS, num_gpus
 
-STEPS = ("plan", "ingest", "finish", "pack", "train", "predict", "eval")
+STEPS = ("plan", "ingest", "finish", "pack", "train", "predict", "eval", "layer")
 Command = tuple[str, ...]
 Launch = Literal["batch", "accelerate"]
 # Options that choose nodes, which may bring GPUs that no option names.

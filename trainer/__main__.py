@@ -143,25 +143,34 @@ def predict(
     data: str | None = None,
     fold: int | None = None,
     out: Path | None = None,
-    split: tuple[str, ...] = ("test",),
+    split: tuple[str, ...] = (),
     checkpoint: str = "best",
     tta: bool = False,
     tta_in_plane: bool = False,
     raw: bool = False,
     stress: tuple[Literal["missing", "shift", "contrast", "blur", "jpeg"], ...] = (),
     batch_size: int = 0,
+    embed: bool = False,
+    task_index: int = 0,
+    num_tasks: int = 1,
     system: Annotated[System, Flat] = SYSTEM,
 ) -> None:
     """Write RUN/predictions/SPLIT.parquet; several runs are an ensemble.
 
+    With a data set that `ingest plan` wrote, every sample of the plan is read from its volume and
+    predicted, and no image is stored: OUT/part-000000.parquet … The same command again does what
+    is missing.
+
     Example: python -m trainer predict runs/unet3d_small --split val test --tta
+
+    Example: python -m trainer predict runs/unet3d_small --data runs/minnie65 --out runs/classes
 
     Args:
         run: run folders, or folders or URLs that `export` wrote
-        data: shard set; the first run's own unless given
+        data: shard set, or the folder of a planned data set; the first run's own unless given
         fold: of the shard set that --data names, a cross-validation
-        out: folder for predictions/; the run itself unless given
-        split: splits to predict
+        out: folder for predictions/, the run itself unless given; of a planned data set, for parts
+        split: splits to predict; test unless given, and all of a planned data set
         checkpoint: `best` or `last`
         tta: average over 8 symmetries: of a patch the square's, of a cube its mirror images
         tta_in_plane: average over the square's 8 symmetries for cubes, too
@@ -169,6 +178,9 @@ def predict(
         stress: write SPLIT.NAME.parquet instead, on images with lost sections, a step between
             sections, another contrast, out of focus, or stored at half resolution as JPEG
         batch_size: images per step on each rank; 0 for the run's own
+        embed: add the input of the model's last layer as a vector (planned data sets)
+        task_index: predict one task's share of the parts, counted from 0 (planned data sets)
+        num_tasks: of how many tasks
         system: how the model is run
     """
     if not run:
@@ -177,6 +189,40 @@ def predict(
         raise UsageError("several runs or a URL have no folder of their own: say --out FOLDER")
     if fold is not None and data is None:
         raise UsageError("--fold goes with --data; without both a run's own fold is predicted")
+    from trainer.predict.ensemble import Options
+
+    options = Options(
+        checkpoint=checkpoint,
+        tta=tta,
+        in_plane=tta_in_plane,
+        raw=raw,
+        stress=stress,
+        batch_size=batch_size,
+    )
+    if data is not None and (Path(data) / "plan.json").is_file():
+        if (
+            out is None
+            or stress
+            or fold is not None
+            or (embed and (len(run) > 1 or tta or tta_in_plane))
+        ):
+            raise UsageError(
+                f"{data} is a planned data set: say --out FOLDER for the parts, without --stress "
+                "and --fold; --embed is of one run without --tta"
+            )
+        from shards.contract.schema import SPLITS
+        from trainer.predict.predict_planned import Share, predict_planned
+
+        share = Share(index=task_index, count=num_tasks)
+        splits = split or SPLITS
+        summary = predict_planned(
+            run, data=Path(data), out=out, splits=splits, options=options, system=system,
+            share=share, embed=embed,
+        )  # fmt: skip
+        sys.stdout.write(f"{out}: {summary}\n")
+        return
+    if embed or num_tasks != 1 or task_index:
+        raise UsageError("--embed, --task-index and --num-tasks go with a planned data set")
     from trainer.predict.predict import predict_runs
 
     for path in predict_runs(
@@ -184,13 +230,8 @@ def predict(
         data=data,
         fold=fold,
         out=out or Path(run[0]),
-        splits=split,
-        checkpoint=checkpoint,
-        tta=tta,
-        in_plane=tta_in_plane,
-        raw=raw,
-        stress=stress,
-        batch_size=batch_size,
+        splits=split or ("test",),
+        options=options,
         system=system,
     ):
         sys.stdout.write(f"{path}\n")

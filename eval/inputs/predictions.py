@@ -58,6 +58,7 @@ class PredictionsInfo:
     data_url: str | None = None
     fold: int | None = None  # of a cross-validation at `data_url`
     manifest_sha256: str | None = None
+    dataset: str | None = None  # planned data set whose volume was read, in place of `data_url`
     checkpoint: str | None = None
     tta: int = 1  # views averaged per sample
     stress: str | None = None  # the corruption that the images went through, if any
@@ -76,13 +77,31 @@ def probability_matrix(frame: pd.DataFrame, class_names: tuple[str, ...]) -> Flo
     return np.hstack([1.0 - values, values]) if len(class_names) == 2 else values
 
 
-def write_predictions(path: Path, table: pa.Table | pd.DataFrame, info: PredictionsInfo) -> None:
+def with_probabilities(
+    table: pa.Table, probabilities: Floats, class_names: tuple[str, ...]
+) -> pa.Table:
+    """Return a table of samples with the columns of their probabilities (n, k)."""
+    columns = probability_columns(class_names)
+    values = probabilities[:, 1:] if len(columns) == 1 else probabilities
+    for number, name in enumerate(columns):
+        table = table.append_column(name, pa.array(values[:, number]))
+    return table
+
+
+def write_predictions(
+    path: Path,
+    table: pa.Table | pd.DataFrame,
+    info: PredictionsInfo,
+    *,
+    may_be_empty: bool = False,
+) -> None:
     """Write a predictions table atomically; a malformed table is a `ValueError`."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
     checked = [*probability_columns(info.class_names), "synapse_id", "key"]
     names = [name for name in checked if name in table.column_names]
-    check_predictions(table.select(names).to_pandas(), info.class_names, where=str(path))
+    if len(table) or not may_be_empty:
+        check_predictions(table.select(names).to_pandas(), info.class_names, where=str(path))
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: dump_json(info)}
     metadata.pop(b"pandas", None)
     buffer = io.BytesIO()
@@ -91,10 +110,13 @@ def write_predictions(path: Path, table: pa.Table | pd.DataFrame, info: Predicti
         file.write(with_hidden_seal(buffer.getvalue()))
 
 
-def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
+def read_predictions(
+    path: Path, *, may_be_empty: bool = False
+) -> tuple[pd.DataFrame, PredictionsInfo]:
     """Return a checked predictions table and what made it.
 
-    Labels come back as int16 positions in the class names, `UNLABELLED` where there is none.
+    Labels come back as int16 positions in the class names, `UNLABELLED` where there is none. A part
+    of predictions `may_be_empty`: a frame without columns.
     """
     where = str(path)
     if not path.is_file():
@@ -103,8 +125,10 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, PredictionsInfo]:
     data = path.read_bytes()
     if kind == "parquet":
         check_hidden_seal(data, where=where, cure="predict again, or copy the file again")
-    opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
     info = _info_of(data, where=where) if kind == "parquet" else None
+    if may_be_empty and info and not pq.read_metadata(pa.BufferReader(data)).num_rows:
+        return pd.DataFrame(), info
+    opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
     classes, probabilities = class_columns(
         opened.names, info.class_names if info else None, DEFAULT_CLASS_NAMES, where=where
     )

@@ -9,6 +9,7 @@ from shards.cli.command import run_command
 from slurm.__main__ import main
 
 PACK = "-m shards pack d"
+PLANNED, TASK_OF, TASK = "command=(-m trainer predict", "--num-tasks", '--task-index "$task"'
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +61,28 @@ def test_dry_run_prints_and_touches_nothing(
             "predict a b --splits test",
             ["  1) command=(-m trainer predict b --split test --tta) ;;"],
         ),
+        (
+            "predict m n --data plan --tasks 3",
+            [
+                "#SBATCH --array=0-2",
+                f"{PLANNED} m n --data plan --out r/predictions --tta {TASK_OF} 3 {TASK})",
+            ],
+        ),
+        (
+            "pipeline job.yaml --infer m --tasks 2",
+            [
+                "command=(-m ingest plan job.yaml --out r/dataset)",
+                f"{PLANNED} m --data r/dataset --out r/predictions {TASK_OF} 2 {TASK})",
+                "command=(-m eval export r/predictions --out r/layer)",
+            ],
+        ),
         ("eval a b --out o", ["command=(-m eval a b --out o --no-images)"]),
     ],
 )
 def test_commands_of_the_other_steps(
     capsys: pytest.CaptureFixture[str], words: str, lines: list[str]
 ) -> None:
-    extra = {"pack": (), "predict": ("--", "--tta"), "eval": ("--", "--no-images")}
+    extra = {"pack": (), "pipeline": (), "predict": ("--", "--tta"), "eval": ("--", "--no-images")}
     assert (
         exit_code(
             "submit", *words.split(), "--run", "r", "--dry-run", *extra[words.split(maxsplit=1)[0]]

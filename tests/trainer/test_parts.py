@@ -300,9 +300,7 @@ def test_voxels_of_unknown_size_are_not_those_that_a_model_was_trained_on() -> N
         trained: Any = SimpleNamespace(
             inputs=inputs, folder="run", config=SimpleNamespace(crop=None)
         )
-        manifest = SimpleNamespace(image=image, class_names=("a", "b"))
-        shards: Any = SimpleNamespace(manifest=manifest, url="set")
-        check_fit(trained, shards)
+        check_fit(trained, image, ("a", "b"), where="set")
 
     check(known, known)
     check(unknown, known)

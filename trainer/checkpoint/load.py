@@ -5,7 +5,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from shards.stream.shardset import ShardSet
+from shards.contract.schema import ImageSpec
 from trainer.checkpoint.checkpoint import (
     STATE,
     State,
@@ -92,31 +92,33 @@ def load_trained(folder: Path, *, raw: bool = False) -> Trained:
     return Trained(model=model.eval(), state=state, folder=folder)
 
 
-def check_fit(trained: Trained, shards: ShardSet) -> None:
-    """Refuse data of other classes, another view, other channels or another resolution."""
-    own, image = trained.inputs, shards.manifest.image
-    names = shards.manifest.class_names
+def check_fit(trained: Trained, image: ImageSpec, names: tuple[str, ...], *, where: str) -> None:
+    """Refuse data of other classes, another view, other channels or another resolution.
+
+    `image` and `names` are the images and the classes of the data at `where`.
+    """
+    own = trained.inputs
     if own.class_names != names:
         raise ValueError(
             f"{trained.folder} tells {len(own.class_names)} classes apart "
-            f"({', '.join(own.class_names)}) but {shards.url} has {len(names)} "
+            f"({', '.join(own.class_names)}) but {where} has {len(names)} "
             f"({', '.join(names)}); predict on data of the same classes"
         )
     if own.image.voxel_size_nm is not None and image.voxel_size_nm is None:
         raise ValueError(
-            f"{trained.folder} was trained on voxels {own.image.voxels}, but those of {shards.url} "
+            f"{trained.folder} was trained on voxels {own.image.voxels}, but those of {where} "
             "are of unknown size; say it: `python -m shards index URL --voxel-size-nm Z Y X`"
         )
     for name in ("view", "dtype", "channels", "voxel_size_nm"):
         expected, given = getattr(own.image, name), getattr(image, name)
         if expected not in (None, given):  # None: a voxel size that was unknown in training
             raise ValueError(
-                f"{trained.folder} was trained on images of {name} {expected} but {shards.url} "
+                f"{trained.folder} was trained on images of {name} {expected} but {where} "
                 f"has {given}; pack the data as it was for training"
             )
     crop = trained.config.crop or own.image.shape[1:]
     if any(size < part for size, part in zip(image.shape[1:], crop, strict=True)):
         raise ValueError(
-            f"{trained.folder} needs images of {crop} or more, {shards.url} has {image.shape[1:]}; "
+            f"{trained.folder} needs images of {crop} or more, {where} has {image.shape[1:]}; "
             "cut larger ones"
         )
