@@ -51,6 +51,70 @@ def phantom_command(
     print(f"phantom in {out}; next: python -m ingest plan {job} --out DATASET")
 
 
+def init_command(
+    *,
+    volume: str,
+    synapses: str | None = None,
+    labels: str | None = None,
+    out: Path,
+    voxel_size_nm: tuple[float, float, float] | None = None,
+    resolution_nm: tuple[float, float, float] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a first job: look at a volume and its tables, and propose what each of them is.
+
+    What looking does not tell is asked for on a terminal. Elsewhere it is left as `# ?`, listed,
+    and the exit code is 1.
+
+    Example: python -m ingest init --volume em --synapses synapses.csv --out job.yaml
+
+    Args:
+        volume: path or URL of the volume; a folder of images, or of SPLIT/CLASS/ folders of them
+        synapses: the synapse table; not needed of SPLIT/CLASS/ folders
+        labels: a table of neurons and their classes, where the synapse table has no classes
+        out: the YAML file to write
+        voxel_size_nm: x y z, of what does not state it, as TIFF and PNG
+        resolution_nm: x y z of the unit of positions; found by trying when not given
+        overwrite: replace a file that is there
+    """
+    from ingest.start.first_job import write_first_job
+    from ingest.start.propose_job import Given
+
+    given = Given(
+        volume=volume,
+        synapses=synapses or volume,
+        labels=labels,
+        voxel_size_nm=voxel_size_nm,
+        resolution_nm=resolution_nm,
+        folder=out.parent,
+    )
+    if missing := write_first_job(given, out, overwrite=overwrite):
+        raise ValueError(f"{out} is written, but not whole: fill in {'; '.join(missing)}")
+    print(f"{out}; next: python -m ingest check {out} --sheet {out.with_suffix('.png')}")
+
+
+def check_command(config: Positional[Path], *, sheet: Path | None = None) -> None:
+    """Say all that is wrong with a job, at once, and draw twelve of its samples.
+
+    Everything that `plan` would refuse is looked for; nothing but the sheet is written. A cross
+    marks the position that an image is centered on: where it is on no synapse, an axis, a
+    resolution or a column is wrong.
+
+    Example: python -m ingest check job.yaml --sheet samples.png
+
+    Args:
+        config: the job's YAML file
+        sheet: the picture to write
+    """
+    from ingest.start.check_job import check_job
+
+    lines, problems = check_job(config, sheet)
+    print("\n".join([*lines, *(f"problem: {problem}" for problem in problems)]))
+    if problems:
+        raise ValueError(f"{config}: {len(problems)} problems, listed above; plan refuses the job")
+    print(f"nothing wrong; next: python -m ingest plan {config} --out DATASET")
+
+
 def plan_command(config: Positional[Path], *, out: Dataset) -> None:
     """Decide everything a job will do: labels, splits, order, blocks; say what reading will cost.
 
@@ -160,6 +224,8 @@ def schema_command(*, page: bool = False) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "phantom": phantom_command,
+    "init": init_command,
+    "check": check_command,
     "plan": plan_command,
     "run": run_blocks_command,
     "finish": finish_command,

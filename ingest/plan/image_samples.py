@@ -28,7 +28,7 @@ def with_images(
     `qc.max_reject_fraction`, is a `ValueError`.
     """
     folder = local_folder(job.volume.path)
-    samples = _with_names(samples, job, folder, funnel)
+    samples = with_names(samples, job, folder, funnel)
     shape = job.samples.image_shape(next(iter(job.samples.views)))
     bad: dict[str, ImageError] = {}
 
@@ -55,9 +55,7 @@ def with_images(
     return samples[reasons == ""], rejects
 
 
-def _with_names(
-    samples: pd.DataFrame, job: JobConfig, folder: Path, funnel: Funnel
-) -> pd.DataFrame:
+def with_names(samples: pd.DataFrame, job: JobConfig, folder: Path, funnel: Funnel) -> pd.DataFrame:
     """Add `file`, the path below the folder; where the table gives it, also a key made of it."""
     if job.synapses.columns.file is None:
         here: dict[str, str] = {}

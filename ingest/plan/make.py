@@ -21,7 +21,7 @@ from ingest.plan.image_samples import with_images
 from ingest.plan.labels import Funnel, labeller, of_few, shown_counts, tier_counts
 from ingest.plan.plan_record import Plan, Prediction, read_plan
 from ingest.plan.read_cost import predict, predict_files
-from ingest.plan.select import choose
+from ingest.plan.select import OVERLAPS, choose
 from ingest.plan.splits import check_no_class_empty, counts_by_split, neurons_by_split
 from ingest.tables.complete_job import complete_job
 from ingest.tables.identity import Source, source_of, table_identity
@@ -57,7 +57,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
     A folder that holds another plan is refused.
     """
     layout, job = Layout(out), complete_job(job)
-    local, cave_sources = _with_local_tables(job)
+    local, cave_sources = with_local_tables(job)
     sources = (*job_sources(job), *cave_sources)
     if not layout.plan_json.exists():
         draft = make_plan(local, sources)  # before the folder is made: bad input leaves none
@@ -80,7 +80,7 @@ def plan_dataset(job: JobConfig, out: Path) -> tuple[Plan, bool]:
     return plan, False
 
 
-def _with_local_tables(job: JobConfig) -> tuple[JobConfig, list[Source]]:
+def with_local_tables(job: JobConfig) -> tuple[JobConfig, list[Source]]:
     """Return the job with CAVE's tables as files, and what tells those from others."""
     if not job.uses_cave:
         return job, []
@@ -93,11 +93,11 @@ def make_plan(job: JobConfig, sources: tuple[Source, ...]) -> Draft:
     """Decide everything that `run` will execute."""
     scales = load_scales(job)
     funnel = Funnel()
-    samples = _labelled(job, funnel)
+    samples = labelled_samples(job, funnel)
     samples, unfit = (
         with_images(samples, job, funnel)
         if job.has_images
-        else _inside(samples, job, scales, funnel)
+        else samples_inside(samples, job, scales, funnel)
     )
     samples, guarded = choose(samples, job, scales, funnel)
     rejects = pd.concat([unfit, guarded], ignore_index=True)
@@ -106,7 +106,8 @@ def make_plan(job: JobConfig, sources: tuple[Source, ...]) -> Draft:
         samples.split.to_numpy(), samples.label.to_numpy(), job.labels.class_names
     )
     if not job.labels.unlabelled:
-        check_no_class_empty(counts, where=job.synapses.path)
+        dropped = funnel.dropped.get(OVERLAPS, 0)
+        check_no_class_empty(counts, where=job.synapses.path, overlapping=dropped)
     samples = samples.assign(split=of_few(samples.split.to_numpy(), SPLITS))
     plan = Plan(
         schema_version=SCHEMA_VERSION,
@@ -156,7 +157,7 @@ def _check_same(layout: Layout, job: JobConfig, sources: tuple[Source, ...]) -> 
         raise ValueError(f"{layout.root} was planned from other data: a source changed; {cure}")
 
 
-def _labelled(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
+def labelled_samples(job: JobConfig, funnel: Funnel) -> pd.DataFrame:
     """Return the labelled synapses in the order of their ids, so that no table's order counts."""
     label = labeller(job.labels, has_roots=job.has_neurons, ids=job.ids)
     batches = synapse_batches(job, funnel.note)
@@ -193,7 +194,7 @@ def _with_keys(samples: pd.DataFrame, job: JobConfig) -> pd.DataFrame:
     return samples.assign(key=keys)
 
 
-def _inside(
+def samples_inside(
     samples: pd.DataFrame, job: JobConfig, scales: dict[int, Scale], funnel: Funnel
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the samples whose images lie in the volume, and the others, with a `reason`."""

@@ -29,6 +29,7 @@ from shards.contract.schema import SPLITS
 TRAIN, VAL, TEST = range(len(SPLITS))
 AXIS_COLUMNS = {"x": 2, "y": 1, "z": 0}
 NM_PER_UM = 1000.0
+OVERLAPS = "training image overlaps a val or test image"
 VAL_OVERLAPS_TEST = "val samples that share voxels with test samples"
 NEURONS_UNKNOWN = "samples of unknown neuron: whether splits share neurons is unknown"
 
@@ -58,7 +59,7 @@ def choose(
         funnel.note("samples of unknown place: whether splits overlap is unknown", len(samples))
     elif config.overlap == "drop":
         guarded.append(samples[leaks].assign(reason="overlaps_held_out"))
-        samples = _keep(samples, ~leaks, "training image overlaps a val or test image", funnel)
+        samples = _keep(samples, ~leaks, OVERLAPS, funnel)
     else:
         funnel.note("training images that overlap a val or test image, kept", int(leaks.sum()))
     train = {split: most for split, most in config.max_per_class.items() if split == "train"}

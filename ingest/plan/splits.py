@@ -86,13 +86,23 @@ def neurons_by_split(samples: pd.DataFrame) -> dict[str, int]:
     return {split: int(found.get(split, 0)) for split in SPLITS}
 
 
-def check_no_class_empty(counts: Mapping[str, Mapping[str, int]], *, where: str) -> None:
-    """Refuse splits of which one lacks a class: nothing could be learned or measured there."""
+def check_no_class_empty(
+    counts: Mapping[str, Mapping[str, int]], *, where: str, overlapping: int = 0
+) -> None:
+    """Refuse splits of which one lacks a class: nothing could be learned or measured there.
+
+    `overlapping` training images were left out as they share voxels with val or test images.
+    """
+    cure = "give more data, other splits.fractions or cuts, or check `classes` of the labels"
+    if overlapping:
+        cure = (
+            f"{overlapping} training images were left out that share voxels with a val or test "
+            "image: lower samples.views, split by position or block, or set splits.overlap to keep"
+        )
     for split, classes in counts.items():
         for name, count in classes.items():
             if count == 0:
                 raise ValueError(
                     f"{where}: split {split} has no sample of class {name} "
-                    f"(found {dict(classes)}); give more data, other splits.fractions or cuts, "
-                    "or check `classes` of the labels"
+                    f"(found {dict(classes)}); {cure}"
                 )

@@ -37,10 +37,10 @@ def sheet_of_some(
     """Draw the middle sections of samples (`key`, `row`) under their keys, masks in color."""
     images = (np.asarray(array[int(row)]) for row in samples.row)
     tiles = [
-        _captioned(middle_section(image, spec.channels), [str(key)], spec)
+        captioned(middle_section(image, spec.channels), [str(key)], spec)
         for image, key in zip(images, samples.key, strict=True)
     ]
-    _write(path, tiles, title, spec)
+    write_tiles(path, tiles, title, spec)
 
 
 def sheet_of_worst(
@@ -68,9 +68,11 @@ def sheet_of_worst(
             f"{field.replace('_', ' ')} {sample[field]:.3g}",
             f"flagged {flag[place]}" if worst[place] > 1 else "",
         ]
-        tiles.append(_captioned(_both_sides(np.asarray(array[int(sample.row)]), spec), lines, spec))
+        tiles.append(captioned(_both_sides(np.asarray(array[int(sample.row)]), spec), lines, spec))
     flagged = int((worst > 1).sum())
-    _write(path, tiles, f"{spec.view}: the worst first; {flagged} of {len(samples)} flagged", spec)
+    write_tiles(
+        path, tiles, f"{spec.view}: the worst first; {flagged} of {len(samples)} flagged", spec
+    )
 
 
 def scale_bar_nm(spec: ImageSpec) -> float:
@@ -96,7 +98,7 @@ def _both_sides(image: npt.NDArray[np.uint8], spec: ImageSpec) -> Picture.Image:
     return above_x_z_plane(section, plane, spec.stretch)
 
 
-def _captioned(picture: Picture.Image, lines: Sequence[str], spec: ImageSpec) -> Picture.Image:
+def captioned(picture: Picture.Image, lines: Sequence[str], spec: ImageSpec) -> Picture.Image:
     """Return a picture with lines above it and a scale bar in it."""
     top = LINE_PX * len(lines)
     tile = Picture.new(
@@ -111,7 +113,7 @@ def _captioned(picture: Picture.Image, lines: Sequence[str], spec: ImageSpec) ->
     return tile
 
 
-def _write(path: Path, tiles: Sequence[Picture.Image], title: str, spec: ImageSpec) -> None:
+def write_tiles(path: Path, tiles: Sequence[Picture.Image], title: str, spec: ImageSpec) -> None:
     titles = (title, f"white bar: {scale_bar_nm(spec):g} nm")
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     write_sheet(path, [SheetRow(row, () if place else titles) for place, row in enumerate(rows)])
