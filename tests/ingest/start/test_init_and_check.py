@@ -75,8 +75,8 @@ def test_a_volume_with_own_columns(make_job: Any, command: Any, tmp_path: Path) 
     assert code == 1
     assert "training images were left out that share voxels with a val or test image" in said
     assert "12 samples drawn" in said
-    width, height = Image.open(tmp_path / "sheet.png").size
-    assert min(width, height) > 100
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert min(picture.size) > 100
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "job.yaml", "sheet.png"}
 
     before = out.read_bytes()
