@@ -200,7 +200,7 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
 
     Args:
         dataset: a finished data set's folder
-        tiff: the folder for ID.tif files and labels.csv
+        tiff: the folder for KEY.tif files, labels.csv and job.yaml, which reads them back
         view: one of the job's; the cube where there is one when not given
     """
     from ingest.export_tiff import export_tiff

@@ -1,41 +1,88 @@
 """A data set's images as TIFF files that ImageJ and napari open to scale."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tifffile
 
+from ingest.job.image_config import Channel, QcConfig, SampleConfig, ViewConfig, VolumeConfig
+from ingest.job.job_config import Columns, JobConfig, LabelConfig, SplitConfig, SynapseConfig
+from ingest.job.job_file import job_text
 from shards.cli.progress import progress
-from shards.contract.sample_store import open_store
-from shards.contract.schema import IDENTITY_COLUMNS, ImageSpec
+from shards.contract.documents import parse_plain
+from shards.contract.sample_store import DATASET, open_store
+from shards.contract.schema import IDENTITY_COLUMNS, UNLABELLED, Dataset, ImageSpec
 from shards.storage.atomic import TEMPORARY_PATTERN, atomic_write
 from shards.storage.locks import sole_writer
 
 NM_PER_UM = 1000.0
+CENTERS = ("center_x_nm", "center_y_nm", "center_z_nm")
+UNCERTAIN = (*CENTERS, "size")  # NaN where unknown
 
 
 def export_tiff(root: Path, out: Path, view: str | None) -> int:
-    """Write a finished data set's images as `out`/ID.tif and their labels as `out`/labels.csv.
+    """Write a finished data set's images as `out`/KEY.tif, and who they are as `out`/labels.csv.
 
     `view` is one of the data set's; None takes the cube where there is one. Axes are ImageJ's
-    (z, c, y, x), voxel size in micrometres. The job `tiff_folder.yaml` reads them back. Returns
-    the number of files.
+    (z, c, y, x), voxel size in micrometres. The job `out`/job.yaml reads all of it back, with the
+    same keys, labels and splits; there is none for samples without a label, which no job reads.
+    Returns the number of images.
     """
     store = open_store(root)
     name, samples = view or min(store.dataset.views), store.samples.to_pandas()
     if name not in store.dataset.views:
         raise ValueError(f"{root}: no view {name}; it has {', '.join(store.dataset.views)}")
     files = store.files(name)
+    samples = samples.assign(file=samples.key + ".tif")
+    job = _job_of(store.dataset, name, samples, where=str(root / DATASET))
     with sole_writer(out), progress("export", len(samples)) as advance:
         for path in out.glob(TEMPORARY_PATTERN):  # what a killed export left
             path.unlink()
-        for number, row in zip(samples.synapse_id, samples.row, strict=True):
+        for file_name, row in zip(samples.file, samples.row, strict=True):
             (image,) = files.read([row])
-            write_tiff(out / f"{number}.tif", image, store.dataset.views[name])
+            write_tiff(out / file_name, image, store.dataset.views[name])
             advance(1)
         _write_labels(out / "labels.csv", samples, store.dataset.class_names)
+        if (samples.label != UNLABELLED).all():
+            with atomic_write(out / "job.yaml") as file:
+                file.write(job_text(job).encode())
     return len(samples)
+
+
+def _job_of(dataset: Dataset, view: str, samples: pd.DataFrame, *, where: str) -> JobConfig:
+    """Return the job that reads an exported folder; paths are relative to the folder."""
+    spec, known = dataset.views[view], {name: samples[name].notna().any() for name in UNCERTAIN}
+    place = ", ".join(CENTERS) if all(known[name] for name in CENTERS) else None
+    # Autapses are told by equal ids, and a neuron may go by its nucleus's id instead of a root's.
+    are_roots = (samples.neuron_id == samples.pre_root_id).all()
+    columns = Columns(
+        synapse_id="synapse_id",
+        pre_root_id="neuron_id" if (samples.neuron_id != 0).any() else None,
+        post_root_id="post_root_id" if are_roots and (samples.post_root_id != 0).any() else None,
+        size="size" if known["size"] else None,
+        pre=None,
+        ctr=place,
+        post=None,
+        file="file",
+    )
+    planned = dataset.config.get("qc", {})
+    qc = {field.name: planned[field.name] for field in fields(QcConfig) if field.name in planned}
+    return JobConfig(
+        volume=VolumeConfig(path=".", format="images", voxel_size_nm=spec.size_nm),
+        synapses=SynapseConfig(
+            path="labels.csv", position_resolution_nm=(1.0, 1.0, 1.0), columns=columns
+        ),
+        labels=LabelConfig(class_names=dataset.class_names, column="label"),
+        splits=SplitConfig(by="column", column="split", overlap="keep"),
+        samples=SampleConfig(
+            center="ctr",
+            views={view: ViewConfig(size=spec.shape[1:])},
+            channels=parse_plain(tuple[Channel, ...], list(spec.channels), where=where, cure=""),
+        ),
+        qc=parse_plain(QcConfig, qc, where=f"{where}: config.qc", cure="run the ingest again"),
+    )
 
 
 def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
@@ -52,6 +99,6 @@ def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
 
 def _write_labels(path: Path, samples: pd.DataFrame, class_names: tuple[str, ...]) -> None:
     names = dict(enumerate(class_names))
-    labels = samples[[*IDENTITY_COLUMNS, "split"]].assign(label=samples.label.map(names))
+    labels = samples[[*IDENTITY_COLUMNS, "split", "file"]].assign(label=samples.label.map(names))
     with atomic_write(path) as file:
         file.write(labels.to_csv(index=False).encode())

@@ -10,17 +10,20 @@ import tifffile
 import yaml
 import zarr
 
-from ingest.dataset import read_table
+from ingest.dataset import Layout, read_table
 from ingest.export_tiff import export_tiff, write_tiff
 from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
+from ingest.plan.plan_record import read_plan
 from ingest.run.blocks import Task, run_dataset
 from ingest.run.finish import finish_dataset
 from ingest.volume.files.image_files import read_image
+from shards.contract.sample_store import read_dataset
 from shards.contract.schema import ImageSpec
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "ingest" / "configs"
+CENTERS = ["center_x_nm", "center_y_nm", "center_z_nm"]
 
 
 def test_exported_cubes_are_the_stored_ones_to_scale(make_job: Any) -> None:
@@ -48,23 +51,61 @@ def test_exported_cubes_are_the_stored_ones_to_scale(make_job: Any) -> None:
     with pytest.raises(ValueError, match="no view patch; it has cube"):
         export_tiff(out, tiffs, "patch")
 
+
+def made(job: Path, out: Path) -> pd.DataFrame:
+    """Return the samples of a job's finished data set."""
+    plan_dataset(load_job(job), out)
+    run_dataset(out, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
+    finish_dataset(out)
+    return read_table(out / "samples.parquet").set_index("synapse_id", drop=False).sort_index()
+
+
+def check_same(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Compare all that a TIFF folder carries."""
+    same = ["key", "split", "label", "neuron_id", *CENTERS, "size"]
+    pd.testing.assert_frame_equal(first[same], second[same])
+
+
+@pytest.mark.parametrize("view", ["patch", "cube"])
+def test_exported_images_come_back_as_they_were(make_job: Any, view: str) -> None:
+    """With splits of neurons, of which the overlapping training images were dropped."""
+    job = make_job(views={"patch": {"size": [20, 16]}, "cube": {"size": [12, 16, 8]}})
+    job.config["labels"]["class_names"] = ["inhibitory", "excitatory"]
+    job.config["splits"] = {"by": "neuron", "seed": 1}
+    out, tiffs, again = (job.folder / name for name in ("out", "tiffs", "again"))
+    samples = made(job.write(), out)
+    planned = read_plan(Layout(out))
+    assert planned.funnel[-1].kept == len(samples) > 16
+    assert sum("overlaps" in step.step and step.dropped for step in planned.funnel) > 0
+    assert export_tiff(out, tiffs, view) == len(samples)
+    others = made(tiffs / "job.yaml", again)
+    check_same(samples, others)
+    check_images(out, samples, again, others, view)
+    assert read_dataset(again).views[view] == read_dataset(out).views[view]
+
+
+def check_images(
+    out: Path, samples: pd.DataFrame, again: Path, others: pd.DataFrame, view: str
+) -> None:
+    first, second = (zarr.open_group(x / "samples.zarr", mode="r")[view] for x in (out, again))
+    for old, new in zip(samples.row, others.row, strict=True):
+        np.testing.assert_array_equal(second[new], first[old])
+
+
+def test_the_ready_job_reads_exported_cubes(make_job: Any) -> None:
+    job = make_job(views={"cube": {"size": [12, 16, 8]}})
+    job.config["splits"]["overlap"] = "drop"
+    out, tiffs, again = (job.folder / name for name in ("out", "tiffs", "again"))
+    samples = made(job.write(), out)
+    export_tiff(out, tiffs, None)
     config = yaml.safe_load((CONFIGS / "tiff_folder.yaml").read_text())
     config["volume"]["path"] = str(tiffs)
     config["synapses"]["path"] = str(tiffs / "labels.csv")
     config["samples"]["views"] = job.config["samples"]["views"]
-    config["splits"] = {"by": "column", "overlap": "keep"}
     (job.folder / "again.yaml").write_text(yaml.safe_dump(config))
-    again = job.folder / "again"
-    plan_dataset(load_job(job.folder / "again.yaml"), again)
-    run_dataset(again, scheduler="threads", num_workers=1, task=Task(index=0, count=1))
-    others = finish_dataset(again) and read_table(again / "samples.parquet")
-    assert len(others) == 32
-    same = ["split", "label", "neuron_id", "center_x_nm", "center_y_nm", "center_z_nm", "size"]
-    expected = samples.loc[others.synapse_id].reset_index(drop=True)
-    pd.testing.assert_frame_equal(others[same], expected[same])
-    read_back = zarr.open_group(again / "samples.zarr", mode="r")["cube"]
-    for old, new in zip(expected.row, others.row, strict=True):
-        np.testing.assert_array_equal(read_back[new], cubes[old])
+    others = made(job.folder / "again.yaml", again)
+    check_same(samples, others)
+    check_images(out, samples, again, others, "cube")
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 8), (3, 9, 8), (1, 3, 9, 8), (2, 1, 9, 8), (3, 5, 9, 8)])

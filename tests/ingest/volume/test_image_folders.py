@@ -76,7 +76,7 @@ def plain_table(config: dict[str, Any]) -> None:
     """Set what the table of `cubes` does not have to null."""
     config["synapses"]["columns"] |= {"ctr": None, "size": None}
     config["samples"]["views"]["cube"]["size"] = list(SHAPE[::-1])
-    config["splits"]["fractions"] = {"train": 0.6, "val": 0.2, "test": 0.2}
+    config["splits"] = {"by": "neuron", "fractions": {"train": 0.6, "val": 0.2, "test": 0.2}}
 
 
 def test_a_folder_of_cubes(cubes: Path) -> None:
