@@ -1,16 +1,25 @@
-"""The pages name files that exist."""
+"""The pages name files that exist and commands that are taken."""
 
+import importlib
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
-PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+from shards.cli.command import run_command
+from tests.conftest import REPOSITORY
+from tests.documented import PAGES, commands, words_of
+
 FILE = re.compile(
     r"(?<![\w/.])(?:(?:ingest|shards|trainer|eval|slurm|tests|benchmarks|docs)/[\w/]+\.(?:py|toml|yaml|md|json|sh))\b"
 )
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+PLACEHOLDERS = {"RECIPE": "unet3d_small", "MS": "250", "N": "4", "VIEW": "cube", "CROP": "8 32 32"}
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -22,8 +31,40 @@ def test_files_and_links_of_a_page_exist(page: Path) -> None:
 
 
 def test_architecture_follows_a_synapse_through_at_most_25_files() -> None:
-    rows = re.findall(
-        r"^\| (\d+) \|", (REPOSITORY / "docs/reference/architecture.md").read_text(), re.M
-    )
+    text = (REPOSITORY / "docs/reference/architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|", text, re.M)
     assert [int(row) for row in rows] == list(range(1, len(rows) + 1))
     assert 15 < len(rows) <= 25
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    versions = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == project["version"]
+
+
+@pytest.mark.timeout(120)
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: `make docs` does it")
+    settings = str(REPOSITORY / "docs" / "site" / "mkdocs.yml")
+    words = ["mkdocs", "build", "--quiet", "-f", settings, "-d", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "open_shards" in (tmp_path / "reference" / "python.html").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_pages_is_taken(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in PLACEHOLDERS.items():
+        command = re.sub(rf"(?<!\S){name}(?!\S)", value, command)
+    package, *words = words_of(command)
+    main = importlib.import_module(f"{package}.__main__").main
+    end = words.index("--") if "--" in words else len(words)
+    try:
+        code = run_command(main, [*words[:end], "--check", *words[end:]])
+    except SystemExit as ended:
+        code = int(str(ended.code or 0))
+    assert code == 0, capsys.readouterr().err

@@ -13,7 +13,9 @@ from eval.__main__ import main as evaluate
 from eval.inputs.predictions import read_predictions
 from ingest.__main__ import main as ingest
 from shards.__main__ import main as pack
+from slurm.__main__ import main as slurm
 from tests.conftest import REPOSITORY
+from tests.documented import blocks, words_of
 from trainer.__main__ import main as train
 
 TINY = {
@@ -21,6 +23,15 @@ TINY = {
     "DEMO_2D": "--epochs 1 --batch-size 8 --crop 64 64",
     "DEMO_3D": "--epochs 1 --batch-size 8 --crop 8 32 32",
 }
+
+SAME_LAYOUT = " --memory-format channels_last"
+TINY_OPTIONS = {  # for a command of the README that begins so
+    "synshards ingest phantom": TINY["DEMO_PHANTOM"],
+    "synshards train ": TINY["DEMO_3D"] + SAME_LAYOUT,
+    "synshards trainer augment": "--crop 8 32 32",
+    "synshards trainer batch-size": "--crop 8 32 32",
+}
+ELSEWHERE = ("s3://bucket", "--multi_gpu", "account=LAB", "slurm status")  # not on this machine
 
 
 def demo(out: Path) -> str:
@@ -63,6 +74,28 @@ def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, st
 
     assert {path: path.read_bytes() for path in tmp_path.glob("shards/*/*")} == shards
     assert (tmp_path / "3d/checkpoints/best/model.safetensors").read_bytes() == checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_readme_run_on_the_demo(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(finished[0])
+    monkeypatch.chdir(tmp_path)
+    mains = {"eval": evaluate, "ingest": ingest, "shards": pack, "slurm": slurm, "trainer": train}
+    shown = blocks(REPOSITORY / "README.md")
+    here = [command for command in shown if not any(word in command for word in ELSEWHERE)]
+    assert len(here) >= len(shown) - len(ELSEWHERE)
+    for command in here:
+        tiny = [options for start, options in TINY_OPTIONS.items() if command.startswith(start)]
+        package, *words = words_of(" ".join([command, *tiny]))
+        mains[package](words)
+
+    made = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.glob("runs/*")}
+    names = ("tiff", "cubes.png", "cv", "sheet.png", "models", "layer")
+    assert made >= {("runs", name) for name in names}
 
 
 @pytest.mark.slow
