@@ -17,9 +17,37 @@ Curves = dict[str, list[tuple[float, float]]]  # of (epoch, value)
 
 @partial
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The part of a run's config that the report shows."""
+
+    model: str | None = None
+    crop: tuple[int, ...] | None = None
+    weights: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    optimizer: str | None = None
+    lr: float = 0.0
+    schedule: str | None = None
+    loss: str | None = None
+
+
+@partial
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The epoch whose checkpoint is the best, from 0."""
+
+    epoch: int
+
+
+@partial
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:
     """The part of run.json that evaluation reads."""
 
+    recipe: str | None = None
+    config: TrainConfig | None = None
+    num_parameters: int | None = None
+    best: Best | None = None
     data_url: str | None = None
     fold: int | None = None
     manifest_sha256: str | None = None

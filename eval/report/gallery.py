@@ -19,6 +19,7 @@ from eval.neurons.consensus import log_odds_above
 from eval.neurons.suspects import LISTED, place_of
 from eval.report.text import show_probability
 from eval.subject import Subject, images_of, rows_in_index
+from shards.contract.schema import ImageSpec
 from shards.storage.urls import without_secrets
 
 PER_GROUP = {"patch": 12, "cube": 6}
@@ -59,6 +60,8 @@ class Stack:
     xz: str | None = None
     yz: str | None = None
     depth: int = 0  # what z takes in the planes, in pixels of a section
+    bar: str = ""  # the length of the scale bar; empty where the voxel size is unknown
+    bar_share: float = 0.0  # of the width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,10 +116,9 @@ def gallery(evaluation: Evaluation, segmentation: str | None) -> dict[str, list[
     rows = np.unique(np.concatenate(list(groups.values())))
     frame = subject.test.frame.iloc[rows].reset_index(drop=True)
     images = images_of(subject, "test", rows_in_index(subject, "test", frame))
-    stretch = image.stretch
     links = [neuroglancer_link(subject, frame, i, segmentation) for i in range(len(rows))]
     cards = {
-        int(row): _card(evaluation, int(row), draw(images[place], stretch), links[place])
+        int(row): _card(evaluation, int(row), draw(images[place], image), links[place])
         for place, row in enumerate(rows)
     }
     return {name: [cards[int(row)] for row in own] for name, own in groups.items() if len(own)}
@@ -155,13 +157,21 @@ def _shown(names: tuple[str, ...], values: Floats, tau: float | None) -> Shown:
     return tuple((name, show_probability(value, tau)) for name, value in kept)
 
 
-def draw(image: Images, stretch: float) -> Stack:
-    """Return pictures of an image (c, [z], y, x), of its first channel; `stretch` is z per x."""
+def draw(image: Images, spec: ImageSpec) -> Stack:
+    """Return pictures of an image (c, [z], y, x), of its first channel."""
     first = image[0]
+    height, width = first.shape[-2:]
+    bar, share = scale_bar(width, spec.voxel_size_nm)
     if first.ndim == 2:
-        height, width = first.shape
-        return Stack(sections=encode(first), num_sections=1, width=width, height=height)
-    depth, height, width = first.shape
+        return Stack(
+            sections=encode(first),
+            num_sections=1,
+            width=width,
+            height=height,
+            bar=bar,
+            bar_share=share,
+        )
+    depth = len(first)
     return Stack(
         sections=encode(first.reshape(depth * height, width)),
         num_sections=depth,
@@ -169,8 +179,24 @@ def draw(image: Images, stretch: float) -> Stack:
         height=height,
         xz=encode(first[:, height // 2]),
         yz=encode(first[:, :, width // 2].T),
-        depth=round(depth * stretch),
+        depth=round(depth * spec.stretch),
+        bar=bar,
+        bar_share=share,
     )
+
+
+def scale_bar(width: int, voxel_size_nm: tuple[float, ...] | None) -> tuple[str, float]:
+    """Return the length of a scale bar as text, and its share of an image's `width` in pixels.
+
+    It is the longest of 1, 2 or 5 times a power of ten that takes a third of the width at most.
+    """
+    if voxel_size_nm is None:
+        return "", 0.0
+    width_nm = width * voxel_size_nm[-1]
+    power = 10.0 ** np.floor(np.log10(width_nm / 3))
+    length_nm = power * max(step for step in (1, 2, 5) if step * power <= width_nm / 3)
+    text = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm:g} nm"
+    return text, float(length_nm / width_nm)
 
 
 def encode(pixels: Images) -> str:

@@ -1,6 +1,6 @@
 """Predictions as a Neuroglancer precomputed annotation layer, for millions of synapses.
 
-The format is `neuroglancer_annotations_v1`: points in nanometres, found by id (the synapse's), by
+The format is `neuroglancer_annotations_v1`: points in nanometers, found by id (the synapse's), by
 presynaptic neuron, and by place at several levels of detail; each index is a folder of
 `neuroglancer_uint64_sharded_v1` files. n annotations, k classes.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from eval.inputs.predictions import CENTERS, Floats, Ints, PredictionsInfo, probability_matrix
-from eval.report.figures import COLOURS
+from eval.report.figures import COLORS
 from shards.contract.morton import compressed_morton
 from shards.storage.atomic import atomic_write, write_json
 
@@ -23,7 +23,7 @@ SHADER = "void main() { setColor(prop_color()); }"
 LIMIT = 4000  # annotations per cell of the spatial index
 MAX_LEVELS = 20
 IDS_PER_MINISHARD, MINISHARD_BITS = 256, 6
-GREY = 160
+GRAY = 160
 # Four-byte properties come before one-byte ones, and an annotation's end is aligned to four.
 POINT = np.dtype(
     [("place", "<f4", 3), ("probability", "<f4"), ("predicted", "u1"), ("color", "u1", 3)]
@@ -116,12 +116,12 @@ def _points(places: Floats, probabilities: Floats) -> npt.NDArray[Any]:
     """Color by predicted class, the grayer the less sure; two classes keep P(class 1)."""
     k = probabilities.shape[1]
     predicted, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    hues = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS])
+    hues = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLORS])
     sure = ((top - 1.0 / k) / (1.0 - 1.0 / k))[:, None]
     points = np.zeros(len(places), POINT)
     points["place"], points["predicted"] = places, predicted
     points["probability"] = probabilities[:, 1] if k == 2 else top
-    points["color"] = np.round(GREY + sure * (hues[predicted % len(hues)] - GREY))
+    points["color"] = np.round(GRAY + sure * (hues[predicted % len(hues)] - GRAY))
     return points
 
 

@@ -20,6 +20,7 @@ from eval.metrics.metrics import LOWER_IS_BETTER
 from eval.neurons import consensus as neurons
 from eval.report import figures
 from eval.report.gallery import Card, gallery, suspect_links
+from eval.report.run_summary import summary
 from eval.report.text import (
     BASELINE_NAMES,
     METRIC_NAMES,
@@ -49,6 +50,7 @@ class Section:
     cards: dict[str, list[Card]]
     links: dict[str, list[str | None]]  # of the lists of suspects
     provenance: dict[str, str]  # title, text
+    summary: dict[str, str]  # what was trained, and on what
 
 
 def metrics_of(evaluations: list[Evaluation], command: list[str]) -> Metrics:
@@ -162,6 +164,7 @@ def section(evaluation: Evaluation, *, images: bool, segmentation: str | None) -
         cards=gallery(evaluation, segmentation) if with_images else {},
         links=suspect_links(evaluation, segmentation),
         provenance=provenance(evaluation),
+        summary=summary(evaluation),
     )
 
 
@@ -171,14 +174,12 @@ def draw(evaluation: Evaluation) -> dict[str, figures.Figure]:
     names = run.class_names
     result = {"confusion": figures.confusion_matrix(np.array(run.confusion), names)}
     if "auroc" in run.metrics:
-        result["ranking"] = figures.ranking_curves(
-            test.labels, test.probabilities, names, run.metrics
-        )
+        result |= figures.ranking_curves(test.labels, test.probabilities, names, run.metrics)
     if evaluation.sweep is not None:
-        result["threshold"] = figures.threshold_curve(evaluation.sweep, run.criterion)
+        result["threshold"] = figures.threshold_curve(evaluation.sweep, run.criterion, names[1])
     chosen = run.calibration.chosen or "none"
     result["reliability"] = figures.reliability(
-        test.labels, test.probabilities, evaluation.calibrated, chosen
+        test.labels, test.probabilities, evaluation.calibrated, chosen, names
     )
     if evaluation.neurons is not None and run.neurons is not None:
         known = evaluation.neurons.scored

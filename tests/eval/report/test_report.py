@@ -16,7 +16,7 @@ import pytest
 from eval.__main__ import main
 from eval.evaluate import Options, evaluate
 from eval.inputs.predictions import PredictionsInfo, read_predictions, write_predictions
-from eval.report.gallery import neuroglancer_link
+from eval.report.gallery import neuroglancer_link, scale_bar
 from eval.report.report import metrics_of
 from eval.subject import open_subject, read_tags
 from shards.cli.command import run_command
@@ -119,6 +119,27 @@ def test_the_page_shows_what_was_measured(both: Path) -> None:
     assert "Learning curves" in text
     assert 'type="range"' in text
     assert "split audit found no leak" in text
+
+
+def test_the_page_begins_with_what_was_trained_and_on_what(both: Path) -> None:
+    text = " ".join((both / "report.html").read_text().split())
+    top = text[: text.index("All scores on test")]
+    for column in ("recipe", "training", "images", "data"):
+        assert f'<th scope="col">{column}</th>' in top
+    assert "cube 8×24×24 of 40×8×8 nm" in top
+    assert re.search(r"train \d+ \w+ \+ \d+ \w+ of \d+ neurons; val \d+", top)
+
+
+@pytest.mark.parametrize(
+    ("width", "voxel_nm", "bar"),
+    [(128, (40, 8, 8), ("200 nm", 200 / 1024)), (256, (40, 8, 8), ("500 nm", 500 / 2048)),
+     (512, (8, 8), ("1 µm", 1000 / 4096)), (128, None, ("", 0.0))],
+)  # fmt: skip
+def test_a_scale_bar_is_a_round_length_and_its_share_of_the_width(
+    width: int, voxel_nm: tuple[float, ...] | None, bar: tuple[str, float]
+) -> None:
+    text, share = scale_bar(width, voxel_nm)
+    assert (text, share) == (bar[0], pytest.approx(bar[1]))
 
 
 def test_pictured_synapses_link_to_their_place(both: Path) -> None:
