@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results import page as bench
 from shards.cli.command import run_command
 from tests.conftest import REPOSITORY
 from tests.documented import PAGES, commands, words_of
@@ -54,6 +55,16 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "open_shards" in (tmp_path / "reference" / "python.html").read_text()
+
+
+def test_the_page_of_benchmarks_says_what_their_results_hold() -> None:
+    figures, page = bench.results(), bench.PAGE.read_text()
+    assert bench.with_table(page, figures) == page, "run: python benchmarks/results/page.py"
+    assert bench.picture(figures) == bench.PICTURE.read_text()
+    for one in figures["comparisons"]:
+        for peer in one["peers"]:
+            if peer["rate"]:
+                assert peer["ours_is"] == pytest.approx(one["ours"] / peer["rate"], rel=0.02)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

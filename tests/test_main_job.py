@@ -78,6 +78,7 @@ def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")  # of torch.export
 def test_the_commands_of_the_readme_run_on_the_demo(
     finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

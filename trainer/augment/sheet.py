@@ -28,7 +28,7 @@ def augmentation_sheet(
 
     Images are training samples, cropped as the recipe crops them; a cube is shown by its middle
     section, and below by its middle plane across the sections, or by those that an operation of
-    its own changed most. Operations of a probability are shown where they happen.
+    its own changed most. Operations of a probability are forced, and their titles say so.
     """
     with open_shards(data, fold=fold) as shards:
         build_classifier(replace(config, weights="none"), inputs_of(shards.manifest))
@@ -58,9 +58,11 @@ def _operations(augment: Augment) -> Iterator[tuple[str, Augment, int]]:
         if item.name == "misalign_vx" or not value:
             continue
         alone = replace(PLAIN, misalign_vx=augment.misalign_vx)
-        always = 1.0 if item.name.endswith("_p") else value
-        changed: dict[str, Any] = {item.name: always}
-        yield f"{item.name} {value}", replace(alone, **changed), 0
+        title, shown = f"{item.name} {value}", value
+        if item.name.endswith("_p") and value < 1.0:
+            title, shown = f"{title}: forced in every image here", 1.0
+        changed: dict[str, Any] = {item.name: shown}
+        yield title, replace(alone, **changed), 0
     for epoch in range(TOGETHER):
         yield f"all together, epoch {epoch + 1}", augment, epoch
 
