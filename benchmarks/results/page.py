@@ -41,7 +41,7 @@ def picture(figures: dict[str, Any]) -> str:
     parts, y = [], 8
     for one in figures["comparisons"]:
         rates = [("ours", 1.0, OURS, "")] + [
-            (p["name"], 1.0 / p["ours_is"], LIMIT if p["name"].startswith(("limit", "reference")) else PEER,
+            (p["name"], 1.0 / p["ours_is"], _color(p["name"]),
              f"ours is {p['ours_is']:g}×")
             for p in one["peers"]
         ]  # fmt: skip
@@ -63,6 +63,10 @@ def picture(figures: dict[str, Any]) -> str:
         f'<rect width="{WIDTH}" height="{y}" fill="#fff"/>'
     )
     return "\n".join([head, *parts, "</svg>", ""])
+
+
+def _color(peer: str) -> str:
+    return LIMIT if peer.startswith(("limit", "reference")) else PEER
 
 
 def with_table(page: str, figures: dict[str, Any]) -> str:
