@@ -64,7 +64,7 @@ def test_the_page_of_benchmarks_says_what_their_results_hold() -> None:
     for one in figures["comparisons"]:
         for peer in one["peers"]:
             if peer["rate"]:
-                assert peer["ours_is"] == pytest.approx(one["ours"] / peer["rate"], rel=0.02)
+                assert peer["ours_is"] == pytest.approx(one["ours"] / peer["rate"], rel=0.03)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
