@@ -10,7 +10,9 @@ from typing import Literal
 from ingest.job.axes import NmZyx, SizeZyx
 from shards.contract.documents import document
 from shards.contract.schema import Codec, size_zyx
+from shards.images.gray_window import GrayWindow
 
+VolumeFormat = Literal["precomputed", "zarr", "n5", "hdf5", "tiff", "images"]
 VIEW_NAME = "(patch|cube)(_[a-z0-9]+)?"
 Center = Literal["pre", "ctr", "post"]
 Channel = Literal["em", "pre", "post"]
@@ -22,14 +24,18 @@ class VolumeConfig:
     """The images: place, format and scale."""
 
     path: str
-    """a folder or file here, or file://, http(s)://, s3:// or gs://. Example:
-    `gs://lab/volume/em`."""
-    format: Literal["precomputed", "tiff", "images"] = "precomputed"
-    """`precomputed`: CloudVolume's; `tiff`: one file of sections, or a folder of section files in
-    the order of their numbers; `images`: a folder of images that exist already, one per sample.
-    Example: `tiff`."""
+    """a folder or file here, or file://, http(s)://, s3:// or gs://; it may go on inside of a
+    container of arrays, as in `sample_A.hdf/volumes/raw`. Example: `gs://lab/volume/em`."""
+    format: VolumeFormat | None = None
+    """recognized where it is not stated, but for folders of images. `precomputed`: CloudVolume's;
+    `zarr`: OME-Zarr 0.4 and 0.5, zarr v2 and v3; `n5`; `hdf5`: CREMI's and others; `tiff`: one
+    file of sections, or a folder of section files in the order of their numbers; `images`: a
+    folder of images that exist already, one per sample. Example: `tiff`."""
     voxel_size_nm: NmZyx | None = None
     """x, y, z of what does not state it, as TIFF and images. Example: `[8, 8, 40]`."""
+    intensity: tuple[float, float] | None = None
+    """of other integers than uint8, the values that become black and white; those between become
+    gray in proportion. Example: `[1200, 31000]`."""
     missing: Literal["error", "blank"] = "error"
     """what a section that is missing in a folder is; `blank`: missing data. Example: `blank`."""
     info: str | None = None
@@ -37,22 +43,31 @@ class VolumeConfig:
     reader: Literal["ranged", "cloudvolume"] = "ranged"
     """`cloudvolume` is slow and knows all encodings of precomputed. Example: `cloudvolume`."""
     segmentation: str | None = None
-    """a segmentation of the tables' version, for masks and links to places. Example:
-    `gs://lab/volume/seg`."""
+    """a segmentation of the tables' version, for masks and links to places, in any format but
+    TIFF. Example: `gs://lab/volume/seg`."""
 
     def __post_init__(self) -> None:
-        if self.missing != "error" and self.format != "tiff":
+        if self.missing != "error" and self.format not in ("tiff", None):
             raise ValueError("missing is for folders of TIFF sections; remove it")
-        if self.format == "precomputed":
-            if self.voxel_size_nm is not None:
+        if self.intensity is not None:
+            GrayWindow(low=self.intensity[0], high=self.intensity[1])
+        if self.format in ("precomputed", None):
+            if self.voxel_size_nm is not None and self.format is not None:
                 raise ValueError("voxel_size_nm comes from the volume's own info; remove it")
             return
-        if self.voxel_size_nm is None:
+        if self.voxel_size_nm is None and self.format in ("tiff", "images"):
             raise ValueError("image files have no voxel size; add `voxel_size_nm: [x, y, z]`")
-        if self.reader != "ranged" or self.info is not None or self.segmentation is not None:
-            raise ValueError(
-                "reader, info and segmentation are for precomputed volumes; remove them"
-            )
+        if self.reader != "ranged" or self.info is not None:
+            raise ValueError("reader and info are for precomputed volumes; remove them")
+        if self.format == "images" and (self.segmentation or self.intensity):
+            raise ValueError("segmentation and intensity are for volumes; remove them")
+
+    @property
+    def window(self) -> GrayWindow | None:
+        """The window of `intensity`."""
+        if self.intensity is None:
+            return None
+        return GrayWindow(low=self.intensity[0], high=self.intensity[1])
 
 
 @document

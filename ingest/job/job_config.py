@@ -319,7 +319,8 @@ class JobConfig:
         return [self.synapses, *self.labels.tables, *([] if proofread is None else [proofread])]
 
     def _check_images(self) -> None:
-        if self.volume.format != "precomputed" and any(v.mip for v in self.samples.views.values()):
+        is_single = self.volume.format in ("hdf5", "tiff", "images")
+        if is_single and any(view.mip for view in self.samples.views.values()):
             raise ValueError(f"format {self.volume.format} has one scale; remove mip")
         if not self.has_images and self.synapses.columns.file is not None:
             raise ValueError("columns.file goes with `format: images`; remove it")

@@ -5,7 +5,7 @@ is the choice that `seconds` says is fastest, for the latency and bandwidth that
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ BYTES_PER_VOXEL = {
     "jpeg": 0.15,
     "png": 0.7,
     "tiff": 1.0,
+    "array": 0.8,
     "compressed_segmentation": 0.1,
 }
 
@@ -51,12 +52,14 @@ def predict(
     of the few minishards that it shares with another.
     """
     by_mip, masks = {}, {}
-    for mip, scale in scales.items():
+    for mip, opened in scales.items():
+        scale = _as_written(opened, stored.get(mip))
         sizes = [view.size_zyx for view in job.samples.views.values() if view.mip == mip]
         under = partial(_under_images, scale=scale, sizes=sizes)
         by_mip[mip] = _reading(samples, job, scale, under, stored.get(mip))
         if mip in segmentations:
             of, known = segmentations[mip]
+            of = replace(of, scale=_as_written(of.scale, known))
             under = partial(_under_masks, of=of, scale=scale, sizes=sizes)
             together = of.boxes_at_once(sizes, scale.voxel_size_nm)
             masks[mip] = _reading(samples, job, of.scale, under, known, together=together)
@@ -90,6 +93,13 @@ def seconds(requests: int, num_bytes: float, cost: CostConfig) -> float:
     """Return how long requests take that share a line and overlap in their waiting."""
     waiting = requests * cost.latency_ms / 1e3 / cost.concurrency
     return max(waiting, num_bytes / (cost.bandwidth_mb_s * 1e6))
+
+
+def _as_written(scale: Scale, stored: StoredSizes | None) -> Scale:
+    """Return a scale with the order of chunks in its files, where that was seen in them."""
+    if stored is None or stored.layout is None:
+        return scale
+    return replace(scale, grid=replace(scale.grid, sharding=stored.layout))
 
 
 def _under_images(samples: pd.DataFrame, *, scale: Scale, sizes: list[Triple]) -> list[Pairs]:

@@ -43,6 +43,11 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     names = plan.job.labels.class_names
     yield f"classes: {', '.join(f'{number} {name}' for number, name in enumerate(names))}"
     yield from _label_lines(plan, plan.counts)
+    if (window := plan.config.volume.intensity) is not None:
+        yield (
+            f"intensity: values up to {window[0]:g} become black, from {window[1]:g} white, and "
+            "those between 8-bit gray in proportion"
+        )
     predicted = plan.prediction
     readings = [(f"mip {mip}", reading) for mip, reading in predicted.by_mip.items()]
     readings += [(f"masks of mip {mip}", reading) for mip, reading in predicted.masks.items()]

@@ -1,4 +1,4 @@
-"""A job completed by its tables: the columns and the classes that it does not name."""
+"""A job completed by what it reads: the columns, classes and format that it does not name."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from ingest.job.job_config import CAVE_NAMES, UNNAMED, Columns, JobConfig, LabelConfig
 from ingest.tables.synapse_tables import open_table, position_columns
+from ingest.volume.detect_format import with_format
 from shards.tabular.table_files import Column, TableFile
 
 POSITIONS = ("pre", "ctr", "post")
@@ -16,11 +17,12 @@ MOST_CLASSES = 100
 
 
 def complete_job(job: JobConfig) -> JobConfig:
-    """Return the job with every column and class named, by what the tables hold.
+    """Return the job with format, columns and classes named, by what volume and tables hold.
 
     A column that the job names and the table lacks is a `ValueError`; one that it does not name is
     CAVE's where the table has that, else none.
     """
+    job = replace(job, volume=with_format(job.volume))
     if job.synapses.source == "cave":
         columns = replace(job.synapses.columns, **job.synapses.columns.unnamed)
         labels = replace(job.labels, class_names=_class_names(job.labels, None))

@@ -13,6 +13,7 @@ from ingest.volume.ranges.chunk_codec import ATTEMPTS, READABLE, Image
 from ingest.volume.sample_boxes import BoxByBox
 from ingest.volume.scale import Layer, MissingDataError, scale_from_info
 from ingest.volume.volume_info import VolumeInfo, parse_info
+from shards.images.gray_window import GrayWindow
 
 
 def fetch_info(path: str) -> VolumeInfo:
@@ -32,13 +33,21 @@ class UnreadableError(ValueError):
 class CloudVolumeReader(BoxByBox):
     """One scale, read box by box by CloudVolume's own way of finding voxels; a `Volume`."""
 
-    def __init__(self, path: str, info: VolumeInfo, mip: int, *, layer: Layer = "image") -> None:
+    def __init__(
+        self,
+        path: str,
+        info: VolumeInfo,
+        mip: int,
+        *,
+        layer: Layer = "image",
+        window: GrayWindow | None = None,
+    ) -> None:
         from cloudvolume import CloudVolume  # takes seconds, and most workers never need it
         from cloudvolume.datasource.precomputed.image import rx
 
         rx.print = lambda *_: None  # it prints what it also raises
-        self.scale = scale_from_info(info, mip, where=path, layer=layer)
-        self._path = path
+        self.scale = scale_from_info(info, mip, where=path, layer=layer, window=window)
+        self._path, self._window = path, window
         self._volume = CloudVolume(
             cloud_path(path),
             mip=mip,
@@ -77,7 +86,8 @@ class CloudVolumeReader(BoxByBox):
                 failure = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))
             else:
-                return np.ascontiguousarray(np.asarray(cutout_xyzc).transpose(3, 2, 1, 0))
+                voxels = np.ascontiguousarray(np.asarray(cutout_xyzc).transpose(3, 2, 1, 0))
+                return voxels if self._window is None else self._window.to_gray(voxels)
         raise ValueError(
             f"{self._path}: {box} failed {ATTEMPTS} times, last with {failure}: a chunk there is "
             "damaged or cannot be reached; leave its samples out or read another mirror"

@@ -5,23 +5,19 @@ segmentation holds at that voxel's center. Where nothing is stored, and outside,
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ingest.job.image_config import VolumeConfig
 from ingest.job.job_config import JobConfig
-from ingest.volume.cloudvolume_reader import CloudVolumeReader, fetch_info
+from ingest.volume.detect_format import segmentation_of
 from ingest.volume.geometry import Box, Ints, Triple, TripleNm, int_triple
-from ingest.volume.open import Volume
-from ingest.volume.ranges.byte_ranges import Fetcher
-from ingest.volume.ranges.chunk_codec import READABLE
+from ingest.volume.open import Volume, load_scales, open_volume, stored_sizes
 from ingest.volume.ranges.chunk_grid import Codes
-from ingest.volume.ranges.precomputed import precomputed_volume
 from ingest.volume.ranges.range_reader import WINDOW_BYTES
-from ingest.volume.scale import Scale, StoredSizes, scale_from_info
-from ingest.volume.volume_info import VolumeInfo
+from ingest.volume.scale import Scale, StoredSizes
 from shards.contract.overlap import ROUNDING_VX
 
 Image = npt.NDArray[np.uint8]
@@ -34,23 +30,18 @@ INSIDE = 255
 class MaskScale:
     """The scale of a segmentation that masks are cut from."""
 
-    path: str
-    info: VolumeInfo
+    config: VolumeConfig
     mip: int
     scale: Scale
-    by_ranges: bool  # else by CloudVolume
 
     def open(self, *, concurrency: int, gap: int = 0) -> Volume:
         """Open it for reading; `gap` as the plan chose it."""
-        if not self.by_ranges:
-            return CloudVolumeReader(self.path, self.info, self.mip, layer="segmentation")
-        fetcher = Fetcher(self.path, concurrency=concurrency)
-        return precomputed_volume(
-            fetcher,
-            self.info,
+        return open_volume(
+            self.config,
             self.mip,
-            layer="segmentation",
+            concurrency=concurrency,
             gap=gap,
+            layer="segmentation",
             window_bytes=WINDOW_BYTES,
         )
 
@@ -62,12 +53,13 @@ class MaskScale:
 
     def stored_sizes(self, boxes: Sequence[Box], voxel_size_nm: TripleNm) -> StoredSizes | None:
         """Return the mean size of stored chunks under images' boxes, None where it is not known."""
-        if not self.by_ranges:
-            return None
         held = [_held(_places(box, voxel_size_nm, self.scale), self.scale) for box in boxes]
-        volume = precomputed_volume(Fetcher(self.path), self.info, self.mip, layer="segmentation")
-        with closing(volume):
-            return volume.stored_sizes(box for box in held if min(box.shape) > 0)
+        return stored_sizes(
+            self.config,
+            self.mip,
+            [box for box in held if min(box.shape) > 0],
+            layer="segmentation",
+        )
 
     def touched(
         self, starts: Ints, size: Triple, voxel_size_nm: TripleNm
@@ -90,20 +82,12 @@ def mask_scale(job: JobConfig, voxel_size_nm: TripleNm) -> MaskScale:
 
     It is the coarsest that is nowhere coarser than they are, or else the finest.
     """
-    path = job.volume.segmentation
-    assert path is not None
-    info = fetch_info(path)
-    scales = [
-        scale_from_info(info, mip, where=path, layer="segmentation")
-        for mip in range(len(info.scales))
-    ]
-    sizes = [np.asarray(scale.voxel_size_nm) for scale in scales]
-    fine = [
-        mip for mip, size in enumerate(sizes) if (size <= np.multiply(voxel_size_nm, 1.01)).all()
-    ]
+    config = segmentation_of(job.volume)
+    scales = load_scales(config, saved=False, layer="segmentation")
+    sizes = {mip: np.asarray(scale.voxel_size_nm) for mip, scale in scales.items()}
+    fine = [mip for mip, nm in sizes.items() if (nm <= np.multiply(voxel_size_nm, 1.01)).all()]
     mip = max(fine, key=lambda mip: float(sizes[mip].prod()), default=0)
-    by_ranges = job.volume.reader != "cloudvolume" and scales[mip].encoding in READABLE
-    return MaskScale(path=path, info=info, mip=mip, scale=scales[mip], by_ranges=by_ranges)
+    return MaskScale(config=config, mip=mip, scale=scales[mip])
 
 
 def fill_masks(

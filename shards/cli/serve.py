@@ -17,7 +17,7 @@ from threading import BoundedSemaphore, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
+RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))$")
 COPY_BYTES = 1 << 20
 MAX_CONNECTIONS = 256
 IDLE_S = 30.0
@@ -51,7 +51,7 @@ class RangeHandler(BaseHTTPRequestHandler):
         size = path.stat().st_size
         start, stop = 0, size
         if asked := RANGE.match(self.headers.get("Range", "")):
-            start = int(asked[1])
+            start = int(asked[1]) if asked[1] else max(0, size - int(asked[3]))
             stop = min(int(asked[2]) + 1, size) if asked[2] else size
             if start >= stop:
                 self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from shards.images.gray_window import GrayWindow
 from shards.images.limits import IMAGE_VARIABLE, max_image_bytes
 
 Image = npt.NDArray[np.uint8]
@@ -35,12 +36,16 @@ class ImageError(ValueError):
         self.reason = reason
 
 
+class DeepError(ImageError):
+    """Gray values of more than 8 bits, without a window."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
     """Value type and meaning, as a file's header declares them.
 
     `bits` of a value; `palette` (n, 3) are the colors that values stand for; `alpha`: the last
-    sample of each pixel is its opacity.
+    sample of each pixel is its opacity; `window` makes gray values of other integers than 8-bit.
     """
 
     axes: str
@@ -50,6 +55,7 @@ class Stored:
     photometric: str = "minisblack"
     palette: Image | None = None
     alpha: bool = False
+    window: GrayWindow | None = None
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -110,7 +116,10 @@ def voxels(stored: Stored, values: npt.NDArray[Any]) -> Image:
         array = array[:-1]
     if stored.palette is not None:
         return _through_palette(array, stored.palette)
-    image = array.astype(np.uint8, copy=False)
+    if stored.window is not None:
+        image = stored.window.to_gray(array)
+    else:
+        image = array.astype(np.uint8, copy=False)
     if stored.bits < 8:
         image = image * np.uint8(255 // (2**stored.bits - 1))
     return ~image if stored.photometric == "miniswhite" else image
@@ -139,10 +148,15 @@ def check_size(shape: tuple[int, ...]) -> None:
 
 def _check_values(stored: Stored) -> None:
     dtype = np.dtype(stored.dtype)
+    is_gray = stored.photometric in ("miniswhite", "minisblack")
+    is_deep = dtype.kind in "ui" and stored.bits == 8 * dtype.itemsize and is_gray
+    if stored.window is not None and is_deep:
+        return
     if dtype.kind not in "bu" or dtype.itemsize > 1 or stored.bits not in DEPTHS:
         kind = {"i": "signed integers", "f": "floating point", "c": "complex numbers"}
         what = kind.get(dtype.kind, "gray or color")
-        raise ImageError(
+        error = DeepError if is_deep else ImageError
+        raise error(
             "wrong_dtype", f"found {stored.bits}-bit {what} ({dtype}), expected uint8; {REDUCE}"
         )
     if stored.photometric not in ("miniswhite", "minisblack", "rgb", "palette"):

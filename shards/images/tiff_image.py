@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tifffile
 
 from shards.images.gray import SECTIONS, Image, ImageError, Stored, check_size, image_errors, voxels
+from shards.images.gray_window import GrayWindow
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors here say it, and once
 
@@ -37,13 +38,16 @@ class TiffImage:
     """An open TIFF file of one image. Not for several threads.
 
     `stored`, what its header says; `size_czyx`. An OME-TIFF may lie in one file, or in a set of
-    which each file is read for itself, as if it were none (`ignore`), or all of them (`set`). What
-    is not one whole image is an `ImageError` that says what was found. Closed by `close()`, or
+    which each file is read for itself, as if it were none (`ignore`), or all of them (`set`).
+    `window` makes gray values of other integers than 8-bit. What is not one whole image is an
+    `ImageError` that says what was found. Closed by `close()`, or
     when nothing refers to it any more.
     """
 
     @image_errors()
-    def __init__(self, source: Path | IO[bytes], *, ome: Ome = "one file") -> None:
+    def __init__(
+        self, source: Path | IO[bytes], *, ome: Ome = "one file", window: GrayWindow | None = None
+    ) -> None:
         is_ome = False if ome == "ignore" else None
         self._file = tifffile.TiffFile(source, is_ome=is_ome)
         self.close = weakref.finalize(self, self._file.close)
@@ -53,7 +57,8 @@ class TiffImage:
             self._series = _only_series(self._file)
             _check_whole(self._file, self._series)
             axes, shape = self._series.axes, self._series.shape
-            self.stored = _stored(self._series.keyframe, axes, shape)
+            self._window = window
+            self.stored = _stored(self._series.keyframe, axes, shape, window)
             self.size_czyx = self.stored.size_czyx
         except BaseException:
             self.close()
@@ -93,7 +98,7 @@ class TiffImage:
     @image_errors()
     def whole(self) -> Image:
         """Return the image (c, z, y, x)."""
-        check_size(self.stored.shape)
+        check_size((*self.stored.shape, self._series.dtype.itemsize))
         if self._section_by_section and self._has_pages() and not self._pages_are_alike():
             return np.stack([self._page(z) for z in range(self.size_czyx[1])], axis=1)
         return voxels(self.stored, self._all_values())
@@ -126,21 +131,23 @@ class TiffImage:
                 raise ImageError(
                     "unreadable", f"section {z} is of {page.dtype}, the others of {self.stored}"
                 )
-            check_size(page.shape)
-            stored = _stored(page, self.stored.axes, self._shape_of_one)
+            check_size((*page.shape, page.dtype.itemsize))
+            stored = _stored(page, self.stored.axes, self._shape_of_one, self._window)
             if stored.size_czyx[0] != self.size_czyx[0]:
                 raise ImageError("color", f"section {z} is gray, others color, or the reverse")
             return voxels(stored, page.asarray().reshape(stored.shape))[:, 0]
 
     def _contiguous(self, z: int) -> npt.NDArray[Any]:
         """Return the values of a section of a file whose first page is followed by all others."""
-        check_size((self._plane,))
-        handle = self._series.keyframe.parent.filehandle
-        handle.seek(self._series.dataoffset + z * self._plane)
-        return np.frombuffer(handle.read(self._plane), np.uint8)
+        file = self._series.keyframe.parent
+        dtype = self._series.dtype.newbyteorder(file.byteorder)
+        num_bytes = self._plane * dtype.itemsize
+        check_size((num_bytes,))
+        file.filehandle.seek(self._series.dataoffset + z * num_bytes)
+        return np.frombuffer(file.filehandle.read(num_bytes), dtype)
 
     def _all_values(self) -> npt.NDArray[Any]:
-        check_size(self.stored.shape)
+        check_size((*self.stored.shape, self._series.dtype.itemsize))
         return np.asarray(self._series.asarray()).reshape(self.stored.shape)
 
 
@@ -181,7 +188,7 @@ def _check_alone(file: tifffile.TiffFile) -> None:
         raise ImageError("several", "one file of an OME-TIFF in several; store it in one")
 
 
-def _stored(page: Any, axes: str, shape: tuple[int, ...]) -> Stored:
+def _stored(page: Any, axes: str, shape: tuple[int, ...], window: GrayWindow | None) -> Stored:
     """Return what a page says of its values; `axes` and `shape` are those of all pages."""
     if (turn := page.tags.valueof(ORIENTATION, 1)) not in (0, 1):
         raise ImageError(
@@ -202,6 +209,7 @@ def _stored(page: Any, axes: str, shape: tuple[int, ...]) -> Stored:
         photometric=photometric,
         palette=_palette(page) if photometric == "palette" else None,
         alpha=bool(extra) and extra[-1] in OPACITY,
+        window=window,
     )
 
 

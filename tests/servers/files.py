@@ -102,9 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
             "Last-Modified": formatdate(status.st_mtime, usegmt=True),
             "Accept-Ranges": "bytes",
         }
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            start, code = int(match[1]), 206
-            stop = min(stop, int(match[2]) + 1) if match[2] else stop
+        if match := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+            code, last = 206, int(match[2] or stop)
+            start, stop = (int(match[1]), min(stop, last + 1)) if match[1] else (stop - last, stop)
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{status.st_size}"
         self._head(code, stop - start, headers)
         if not body:

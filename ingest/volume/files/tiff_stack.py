@@ -6,17 +6,20 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+import tifffile
 from pydantic import JsonValue
 
 from ingest.volume.files.section_numbers import holes, in_order
 from ingest.volume.geometry import Box, Triple
 from ingest.volume.ranges.chunk_codec import Image
 from ingest.volume.sample_boxes import BoxByBox
-from ingest.volume.scale import MissingDataError, Scale
-from shards.images.gray import ImageError
+from ingest.volume.scale import MissingDataError, NoWindowError, Scale
+from shards.images.gray import DeepError, ImageError
+from shards.images.gray_window import GrayWindow
 from shards.images.tiff_image import Ome, TiffImage
 from shards.storage.atomic import sha256_of_file
 
@@ -30,8 +33,8 @@ Missing = Literal["error", "blank"]
 class StackFile:
     """One TIFF file of sections, or the first of those that hold one OME-TIFF."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, _opened(path, ome="set")
+    def __init__(self, path: Path, window: GrayWindow | None) -> None:
+        self._path, self._file = path, _opened(path, ome="set", window=window)
         self.shape: Triple = self._file.size_czyx[1:]
 
     def section(self, z: int) -> Image:
@@ -58,14 +61,15 @@ class StackFolder:
     that is not there.
     """
 
-    def __init__(self, folder: Path, missing: Missing) -> None:
+    def __init__(self, folder: Path, missing: Missing, window: GrayWindow | None) -> None:
+        self._window = window
         files = [path for path in folder.iterdir() if _is_section(path)]
         if not files:
             raise ValueError(f"{folder}: 0 valid TIFF files ({', '.join(SUFFIXES)}) in it")
         self._files = in_order(sorted(files))
         self._first = min(self._files)
         self._missing = _missing_of(folder, list(self._files), missing)
-        sizes = {path: section_shape(path) for path in self._files.values()}
+        sizes = {path: section_shape(path, window) for path in self._files.values()}
         first, size = next(iter(sizes.items()))
         for path, other in sizes.items():
             if other != size:
@@ -80,7 +84,7 @@ class StackFolder:
         path = self._files.get(self._first + z)
         if path is None:
             return None
-        with _named(path), closing(TiffImage(path, ome="ignore")) as file:
+        with _named(path), closing(TiffImage(path, ome="ignore", window=self._window)) as file:
             return np.asarray(file.section(0)[0])
 
     def identity(self) -> dict[str, JsonValue]:
@@ -127,19 +131,32 @@ class TiffVolume(BoxByBox):
         self._stack.close()
 
 
-def open_stack(path: str, missing: Missing) -> Stack:
-    """Open a TIFF file of sections or a folder of section files."""
+def open_stack(path: str, missing: Missing, window: GrayWindow | None = None) -> Stack:
+    """Open a TIFF file of sections or a folder of section files.
+
+    `window` makes gray values of other integers than 8-bit; without it they are a `NoWindowError`.
+    """
     where = Path(path.removeprefix("file://"))
     if where.is_dir():
-        return StackFolder(where, missing)
+        return StackFolder(where, missing, window)
     if not where.exists():
         raise ValueError(f"{where}: no such TIFF file or folder; correct volume.path")
-    return StackFile(where)
+    return StackFile(where, window)
 
 
-def section_shape(path: Path) -> tuple[int, int]:
-    """Return (y, x) of a file that holds one gray 8-bit section, from its header."""
-    with closing(_opened(path, ome="ignore")) as file:
+def look_at_stack(path: str) -> npt.NDArray[Any]:
+    """Return the values of a section in the middle, as they are stored."""
+    where = Path(path.removeprefix("file://"))
+    if where.is_dir():
+        files = sorted(file for file in where.iterdir() if _is_section(file))
+        where = files[len(files) // 2]
+    with tifffile.TiffFile(where) as file:
+        return np.asarray(file.asarray(key=len(file.pages) // 2))
+
+
+def section_shape(path: Path, window: GrayWindow | None = None) -> tuple[int, int]:
+    """Return (y, x) of a file that holds one gray section, from its header."""
+    with closing(_opened(path, ome="ignore", window=window)) as file:
         _, sections, *plane = file.size_czyx
         if sections != 1:
             raise ValueError(
@@ -184,6 +201,8 @@ def _named(path: Path) -> Iterator[None]:
     """Name the file in errors about it."""
     try:
         yield
+    except DeepError as error:
+        raise NoWindowError(f"{path}: {error}") from None
     except ImageError as error:
         none = "0 valid images: " if error.reason == "unreadable" else ""
         raise ValueError(f"{path}: {none}{error}") from None
@@ -191,9 +210,9 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: no such file; put it back, or plan again") from None
 
 
-def _opened(path: Path, *, ome: Ome) -> TiffImage:
+def _opened(path: Path, *, ome: Ome, window: GrayWindow | None) -> TiffImage:
     with _named(path):
-        file = TiffImage(path, ome=ome)
+        file = TiffImage(path, ome=ome, window=window)
         try:
             file.stored.check_gray()
         except ImageError:

@@ -57,6 +57,18 @@ class Fetcher:
 
         return self._persist(get, f"{name}, bytes {start} to {stop}")
 
+    def tail(self, name: str, num_bytes: int) -> memoryview | None:
+        """Return the last bytes of a file, None where there is no such file."""
+
+        def get() -> memoryview:
+            answer = obstore.get(self._store, name, options={"range": {"suffix": num_bytes}})
+            data = memoryview(answer.bytes())
+            if len(data) != num_bytes:
+                raise TruncatedError(f"{len(data)} bytes came, expected {num_bytes}")
+            return data
+
+        return self._persist(get, f"{name}, its last {num_bytes} bytes")
+
     def file(self, name: str) -> Stored | None:
         """Return a whole file and its content encoding; None where it is missing.
 

@@ -19,6 +19,7 @@ from ingest.volume.ranges.compression import (
     Stored,
     decompress,
 )
+from shards.images.gray_window import GrayWindow
 
 Image = npt.NDArray[np.uint8]
 Voxels = npt.NDArray[Any]  # grey values, or ids of segments
@@ -65,18 +66,20 @@ class Decoder:
     where: str
     dtype: str = "uint8"
     block_xyz: Triple = (8, 8, 8)  # of compressed_segmentation
+    absent: int | None = None  # the value of what is not stored; None: an image has no data there
+    window: GrayWindow | None = None  # makes gray values of integers
 
     def __post_init__(self) -> None:
+        if self.encoding in DECODERS and self.dtype != "uint8" and self.encoding != "raw":
+            raise ValueError(
+                f"{self.where}: encoding {self.encoding!r} of {self.dtype} cannot be read, only of "
+                "uint8; read a copy whose encoding is raw"
+            )
         if self.encoding not in READABLE:
             raise ValueError(
                 f"{self.where}: encoding {self.encoding!r} cannot be read by byte ranges, only "
                 f"{', '.join(READABLE)}; set volume.reader to cloudvolume in the config"
             )
-
-    @property
-    def absent(self) -> int | None:
-        """The value of what is not stored: ids are 0 there, while an image has no data."""
-        return None if self.dtype == "uint8" else 0
 
     def decode(self, stored: Stored, shape: Triple) -> Voxels:
         """Return a chunk's voxels (z, y, x); that it is gzip may show in its first bytes alone."""
@@ -88,7 +91,8 @@ class Decoder:
         plain = decompress(data, compression, 2 * num_bytes + SPARE_BYTES)
         if self.encoding in SEGMENTS:
             return decode_segments(plain, self.encoding, shape, self.dtype, self.block_xyz)
-        return decode(plain, self.encoding, shape, self.dtype)
+        voxels = decode(plain, self.encoding, shape, self.dtype)
+        return voxels if self.window is None else self.window.to_gray(voxels)
 
 
 def decode(data: Buffer, encoding: str, shape: Triple, dtype: str = "uint8") -> Voxels:

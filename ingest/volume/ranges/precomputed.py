@@ -19,7 +19,9 @@ from ingest.volume.ranges.range_reader import WINDOW_BYTES, RangedVolume
 from ingest.volume.ranges.shard_index import Sharding
 from ingest.volume.scale import Layer, scale_from_info
 from ingest.volume.volume_info import VolumeInfo
+from shards.images.gray_window import GrayWindow
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 MAX_INDEX_BYTES = 1 << 28
@@ -35,18 +37,23 @@ def precomputed_volume(
     *,
     layer: Layer = "image",
     gap: int = 0,
+    window: GrayWindow | None = None,
     window_bytes: int = WINDOW_BYTES,
 ) -> RangedVolume:
     """Open one scale of the precomputed volume that `fetcher` reads.
 
-    `gap`: ranges are joined over up to so many chunks that nobody asked for.
+    `gap`: ranges are joined over up to so many chunks that nobody asked for. `window`: makes
+    gray values.
     """
-    scale, spec = scale_from_info(info, mip, where=fetcher.url, layer=layer), info.scales[mip]
+    scale = scale_from_info(info, mip, where=fetcher.url, layer=layer, window=window)
+    spec = info.scales[mip]
     decoder = Decoder(
         encoding=scale.encoding,
         where=fetcher.url,
-        dtype=scale.dtype,
+        dtype=info.data_type,
         block_xyz=spec.compressed_segmentation_block_size,
+        absent=None if layer == "image" else 0,
+        window=window,
     )
     source: ChunkSource = FileSource(spec.key, decoder)
     if scale.grid.sharding is not None:
@@ -137,27 +144,27 @@ class ShardedSource:
         )
 
 
-class Once(Generic[T]):
-    """Results by number, each made once, by the thread that asks first; keeps the latest used."""
+class Once(Generic[K, T]):
+    """Results by key, each made once, by the thread that asks first; keeps the latest used."""
 
-    def __init__(self, make: Callable[[int], T], keep: int) -> None:
+    def __init__(self, make: Callable[[K], T], keep: int) -> None:
         self._make, self._keep = make, keep
         self._lock = Lock()
-        self._held: OrderedDict[int, Future[T]] = OrderedDict()
+        self._held: OrderedDict[K, Future[T]] = OrderedDict()
 
-    def __call__(self, number: int) -> T:
+    def __call__(self, key: K) -> T:
         """Return a result; while another thread makes it, wait. One that failed is made again."""
         with self._lock:
-            future = self._held.get(number)
+            future = self._held.get(key)
             is_first = future is None or (future.done() and future.exception() is not None)
             if future is None or is_first:
-                future = self._held[number] = Future()
-            self._held.move_to_end(number)
+                future = self._held[key] = Future()
+            self._held.move_to_end(key)
             if len(self._held) > self._keep:
                 self._held.popitem(last=False)
         if is_first:
             try:
-                future.set_result(self._make(number))
+                future.set_result(self._make(key))
             except BaseException as error:
                 future.set_exception(error)
                 raise
