@@ -67,8 +67,9 @@ def _job_of(dataset: Dataset, view: str, samples: pd.DataFrame, *, where: str) -
         post=None,
         file="file",
     )
-    planned = dataset.config.get("qc", {})
-    qc = {field.name: planned[field.name] for field in fields(QcConfig) if field.name in planned}
+    planned = dataset.config.get("qc")
+    limits = planned if isinstance(planned, dict) else {}
+    qc = {field.name: limits[field.name] for field in fields(QcConfig) if field.name in limits}
     return JobConfig(
         volume=VolumeConfig(path=".", format="images", voxel_size_nm=spec.size_nm),
         synapses=SynapseConfig(
