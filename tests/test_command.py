@@ -102,7 +102,7 @@ def test_help_has_an_example_and_a_sentence_for_every_option(
         ("eval --out x", "at least 1 runs"),
         ("eval compare x", "at least 2 runs"),
         ("eval p.csv --criterion best", "--criterion"),
-        ("ingest nothing", "it has phantom, plan, run"),
+        ("ingest nothing", "it has phantom, init, check, plan, run"),
         ("ingest run d --num-tasks 3", "go together"),
         ("ingest plan", "Missing"),
         ("shards pack d --view patch --out o --view cube", "--view is given more than once"),
