@@ -23,6 +23,7 @@ from shards.cli.command import HELP, UsageError, run_command
 from trainer.config import Config, System
 from trainer.recipes import RECIPES
 from trainer.setup.launcher import end_with_launcher
+from trainer.setup.process import prepare_process
 
 ABOUT = """\
 Train a classifier, or predict with one.
@@ -286,6 +287,7 @@ def _of_recipes(command: Any, by_recipe: dict[str, Any]) -> Group:
 def main(args: list[str], prog: str = "python -m trainer") -> None:
     """Run one of the commands."""
     end_with_launcher()
+    prepare_process()
     commands = group(args)
     if args and args[0] not in {*HELP, *commands.commands}:
         if args[0] not in RECIPES and not args[0].startswith("-"):

@@ -1,13 +1,13 @@
 """Run a plan's blocks: with Dask here or anywhere, or as one task of an array."""
 
 import errno
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import pandas as pd
 
 from ingest.dataset import Layout
@@ -92,7 +92,7 @@ def run_dataset(
         self_test(layout, plan)
         start = time.monotonic()
         finished = (
-            finished_blocks(root, todo, scheduler, num_workers or len(os.sched_getaffinity(0)))
+            finished_blocks(root, todo, scheduler, num_workers or joblib.cpu_count())
             if task is None
             else finished_here(root, todo)
         )

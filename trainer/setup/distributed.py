@@ -2,6 +2,7 @@
 
 import os
 
+import joblib
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
@@ -52,5 +53,7 @@ def _threads_from_environment() -> int:
 
 
 def _fair_share() -> int:
+    """Return this rank's part of the cores that affinity and the container's quota grant."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+    cores: int = joblib.cpu_count()
+    return max(1, cores // ranks_here)

@@ -1,6 +1,7 @@
 """The training loop: batches in, steps, checkpoints; validation after each epoch."""
 
 import math
+import os
 import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -14,6 +15,7 @@ from shards.stream.shardset import open_shards
 from trainer.setup.classes import is_judged, val_counts
 from trainer.setup.distributed import any_rank, make_accelerator
 from trainer.setup.faults import with_cures
+from trainer.setup.process import how_to_wait
 from trainer.train.logs import Meter, RunLog
 from trainer.train.run_state import Job, Session
 from trainer.train.saving import complete_run, save_session, write_run
@@ -72,7 +74,8 @@ def _run(session: Session, log: RunLog, stop: StopRequest) -> bool:
     session.say(
         f"{session.job.recipe}: {left} steps of {session.config.batch_size} images, "
         f"{session.stream.dropped_per_epoch} images of an epoch's tail left out, "
-        f"{session.accelerator.num_processes} ranks, {torch.get_num_threads()} threads each"
+        f"{session.accelerator.num_processes} ranks, {torch.get_num_threads()} threads each, "
+        f"{how_to_wait(os.environ) or 'the default wait policy of OpenMP'}"
     )
     shown = progress(session.job.recipe, left) if session.accelerator.is_main_process else SILENT
     meter, last_save = Meter(), time.monotonic()

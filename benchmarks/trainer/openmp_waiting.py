@@ -1,14 +1,15 @@
 """How threads of OpenMP that wait for each other should do so: alone, and on a shared machine.
 
-    python benchmarks/openmp_waiting.py [--rounds 5] [--steps 8] [--busy 2]
+    python benchmarks/trainer/openmp_waiting.py [--rounds 5] [--steps 4] [--busy 2]
 
 Processes train `unet3d_small` on made-up cubes of the demo's size, one process for each policy,
-in turns of some steps: alone, then beside busy loops. Figures are the median over the rounds of
-a policy's time by that of the first policy, alone, in the same round; and of its time beside the
-busy loops by its own time alone. Peers wait for their turn asleep.
+in turns of some steps: alone, then beside busy loops. A turn in which other programs took over a
+tenth of the processor does not count, and is repeated until --minutes are over. Figures are medians
+of turns; peers wait for theirs asleep.
 """
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 POLICIES: dict[str, dict[str, str]] = {
     "torch's default": {},
@@ -62,7 +64,7 @@ def busy_loops(number: int) -> Iterator[None]:
     command = [sys.executable, "-c", "while True: pass"]
     loops = [subprocess.Popen(command) for _ in range(number)]
     try:
-        time.sleep(0.3)
+        time.sleep(0.3 if number else 0)
         yield
     finally:
         for loop in loops:
@@ -100,46 +102,75 @@ def train_when_told(batch_size: int) -> None:
         print(time.perf_counter() - start, time.process_time() - processor, flush=True)
 
 
+class Turns:
+    """The turns of one policy that count: seconds of a step by the clock and of the processor."""
+
+    def __init__(self, trainer: Trainer, steps: int, busy: int) -> None:
+        self.trainer, self.steps, self.busy = trainer, steps, busy
+        self.seconds: list[tuple[float, float]] = []
+
+    def take(self) -> None:
+        """Take a turn; remember it if other programs left the processor alone."""
+        with busy_loops(self.busy):
+            before = _used_by_all()
+            clock, own = self.trainer.run(self.steps)
+            others = _used_by_all() - before - own
+        if self.busy or others < 0.1 * clock * len(os.sched_getaffinity(0)):
+            self.seconds.append((clock / self.steps, own / self.steps))
+
+    def median(self, of: int) -> float:
+        """Return the clock's (0) or the processor's (1) seconds of a step."""
+        return statistics.median(turn[of] for turn in self.seconds) if self.seconds else math.nan
+
+
+def _used_by_all() -> float:
+    """Return the processor time, in seconds, that all programs of the machine have used."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()
+    user, nice, system = map(int, words[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
 def compare(options: argparse.Namespace) -> None:
     """Print a table of Markdown: a row per policy."""
     trainers = {name: Trainer(also, options.batch_size) for name, also in POLICIES.items()}
     for trainer in trainers.values():
         trainer.run(2)
-    alone: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
-    beside: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
-    for _ in range(options.rounds):
-        for name, trainer in trainers.items():
-            alone[name].append(trainer.run(options.steps))
-        for name, trainer in trainers.items():
-            with busy_loops(options.busy):
-                beside[name].append(trainer.run(options.steps))
-        print(f"load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    alone = {name: Turns(trainer, options.steps, 0) for name, trainer in trainers.items()}
+    beside = {name: Turns(t, options.steps, options.busy) for name, t in trainers.items()}
+    end = time.monotonic() + 60 * options.minutes
+    while time.monotonic() < end and _fewest(alone) < options.rounds:
+        for turns in alone.values():
+            turns.take()
+    while time.monotonic() < end and _fewest(beside) < options.rounds:
+        for turns in beside.values():
+            turns.take()
     for trainer in trainers.values():
         trainer.end()
-    first = next(iter(POLICIES))
-    print("| policy | step alone | alone by default | processor time | beside by alone |")
-    print("|---|---|---|---|---|")
-    for name in POLICIES:
-        step = statistics.median(clock for clock, _ in alone[name]) / options.steps
+    first = alone[next(iter(POLICIES))]
+    print("| policy | turns | step alone | by the default's | processor time | beside by alone |")
+    print("|---|---|---|---|---|---|")
+    for name, turns in alone.items():
         cells = [
-            f"{step * 1e3:.0f} ms",
-            f"{_ratio(alone[name], alone[first], 0):.2f}",
-            f"{_ratio(alone[name], alone[first], 1):.2f}",
-            f"{_ratio(beside[name], alone[name], 0):.2f}",
+            f"{len(turns.seconds)}",
+            f"{turns.median(0) * 1e3:.0f} ms",
+            f"{turns.median(0) / first.median(0):.2f}",
+            f"{turns.median(1) / first.median(1):.2f}",
+            f"{beside[name].median(0) / turns.median(0):.2f}",
         ]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def _ratio(these: list[tuple[float, float]], those: list[tuple[float, float]], of: int) -> float:
-    return statistics.median(a[of] / b[of] for a, b in zip(these, those, strict=True))
+def _fewest(turns: dict[str, Turns]) -> int:
+    return min(len(one.seconds) for one in turns.values())
 
 
 def main() -> None:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--busy", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
