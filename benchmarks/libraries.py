@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import zarr
-from eval_predictions import made_up
 
 from shards.contract.sample_store import create_store, open_for_write, write_rows
 from shards.contract.schema import ImageSpec
@@ -31,6 +30,23 @@ PIPELINES = {
     "zarr-python": "zarr.core.codec_pipeline.BatchedCodecPipeline",
     "zarrs": "zarrs.ZarrsCodecPipeline",
 }
+
+
+def made_up(number: int, neurons: int, first: int) -> pa.Table:
+    """Return predictions of synapses of neurons of alternating class."""
+    rng = np.random.default_rng(0)
+    neuron = rng.integers(0, neurons, number)
+    evidence = (neuron % 2 - 0.5) + rng.standard_normal(neurons)[neuron]
+    return pa.table(
+        {
+            "synapse_id": first + np.arange(number),
+            "neuron_id": first + neuron,
+            "pre_root_id": 864691135000000000 + neuron,
+            **{f"center_{axis}_nm": rng.uniform(0, 1e6, number) for axis in "xyz"},
+            "label": (neuron % 2).astype(np.int16),
+            "probability": 1 / (1 + np.exp(-2 * (evidence + rng.standard_normal(number)))),
+        }
+    )
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -138,7 +154,7 @@ def tables(folder: Path) -> None:
 
     from shards.tabular.table_files import Column, open_table_file
 
-    table = made_up(2_000_000, 4000, seed=0, first=864691135000000000)
+    table = made_up(2_000_000, 4000, first=864691135000000000)
     pq.write_table(table, folder / "t.parquet", row_group_size=1 << 18)
     csv.write_csv(table, folder / "t.csv")
     names = ["synapse_id", "pre_root_id", "center_x_nm", "center_y_nm", "center_z_nm"]
@@ -182,7 +198,7 @@ def layer(folder: Path) -> None:
     from eval.report.neuroglancer_layer import layer_of, write_layer
 
     info = PredictionsInfo()
-    frame = made_up(200_000, 1000, seed=0, first=1).to_pandas()
+    frame = made_up(200_000, 1000, first=1).to_pandas()
 
     def ours() -> None:
         write_layer(folder / "ours", layer_of(frame, info, where="made up"), info.class_names)
@@ -269,7 +285,7 @@ def metrics(_: Path) -> None:
     from eval.metrics.metrics import rankings
 
     num = 20
-    table = made_up(100_000, 500, seed=0, first=1)
+    table = made_up(100_000, 500, first=1)
     labels = table["label"].to_numpy().astype(np.int64)
     ones = table["probability"].to_numpy()
     probabilities = np.stack([1 - ones, ones], axis=1)

@@ -13,7 +13,7 @@ from ingest.job.job_file import job_text
 from shards.cli.progress import progress
 from shards.contract.documents import parse_plain
 from shards.contract.sample_store import DATASET, open_store
-from shards.contract.schema import IDENTITY_COLUMNS, UNLABELLED, Dataset, ImageSpec
+from shards.contract.schema import IDENTITY_COLUMNS, UNLABELLED, Dataset, ImageSpec, with_names
 from shards.storage.atomic import TEMPORARY_PATTERN, atomic_write
 from shards.storage.locks import sole_writer
 
@@ -55,11 +55,13 @@ def _job_of(dataset: Dataset, view: str, samples: pd.DataFrame, *, where: str) -
     """Return the job that reads an exported folder; paths are relative to the folder."""
     spec, known = dataset.views[view], {name: samples[name].notna().any() for name in UNCERTAIN}
     place = ", ".join(CENTERS) if all(known[name] for name in CENTERS) else None
+    named = "synapse_name" in samples
     # Autapses are told by equal ids, and a neuron may go by its nucleus's id instead of a root's.
-    are_roots = (samples.neuron_id == samples.pre_root_id).all()
+    are_roots = not named and (samples.neuron_id == samples.pre_root_id).all()
+    neuron = "neuron_name" if named else "neuron_id"
     columns = Columns(
-        synapse_id="synapse_id",
-        pre_root_id="neuron_id" if (samples.neuron_id != 0).any() else None,
+        synapse_id="synapse_name" if named else "synapse_id",
+        pre_root_id=neuron if (samples.neuron_id != 0).any() else None,
         post_root_id="post_root_id" if are_roots and (samples.post_root_id != 0).any() else None,
         size="size" if known["size"] else None,
         pre=None,
@@ -71,6 +73,7 @@ def _job_of(dataset: Dataset, view: str, samples: pd.DataFrame, *, where: str) -
     limits = planned if isinstance(planned, dict) else {}
     qc = {field.name: limits[field.name] for field in fields(QcConfig) if field.name in limits}
     return JobConfig(
+        ids="names" if named else "numbers",
         volume=VolumeConfig(path=".", format="images", voxel_size_nm=spec.size_nm),
         synapses=SynapseConfig(
             path="labels.csv", position_resolution_nm=(1.0, 1.0, 1.0), columns=columns
@@ -100,6 +103,7 @@ def write_tiff(path: Path, image: np.ndarray, spec: ImageSpec) -> None:
 
 def _write_labels(path: Path, samples: pd.DataFrame, class_names: tuple[str, ...]) -> None:
     names = dict(enumerate(class_names))
-    labels = samples[[*IDENTITY_COLUMNS, "split", "file"]].assign(label=samples.label.map(names))
+    columns = [*with_names(IDENTITY_COLUMNS, samples), "split", "file"]
+    labels = samples[columns].assign(label=samples.label.map(names))
     with atomic_write(path) as file:
         file.write(labels.to_csv(index=False).encode())

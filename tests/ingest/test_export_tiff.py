@@ -66,10 +66,15 @@ def check_same(first: pd.DataFrame, second: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(first[same], second[same])
 
 
-@pytest.mark.parametrize("view", ["patch", "cube"])
-def test_exported_images_come_back_as_they_were(make_job: Any, view: str) -> None:
+@pytest.mark.parametrize(("view", "ids"), [("patch", "names"), ("cube", "numbers")])
+def test_exported_images_come_back_as_they_were(make_job: Any, view: str, ids: str) -> None:
     """With splits of neurons, of which the overlapping training images were dropped."""
     job = make_job(views={"patch": {"size": [20, 16]}, "cube": {"size": [12, 16, 8]}})
+    job.config["ids"] = ids
+    if ids == "names":
+        job.synapses["id"] = [f"left, {number}" for number in job.synapses.id]
+        job.synapses["pre_pt_root_id"] = [f"axon {n}" for n in job.synapses.pre_pt_root_id % 100]
+        job.synapses["post_pt_root_id"] = job.synapses.post_pt_root_id.astype(str)
     job.config["labels"]["class_names"] = ["inhibitory", "excitatory"]
     job.config["splits"] = {"by": "neuron", "seed": 1}
     out, tiffs, again = (job.folder / name for name in ("out", "tiffs", "again"))
@@ -80,6 +85,8 @@ def test_exported_images_come_back_as_they_were(make_job: Any, view: str) -> Non
     assert export_tiff(out, tiffs, view) == len(samples)
     others = made(tiffs / "job.yaml", again)
     check_same(samples, others)
+    named = ["synapse_name", "neuron_name"] if ids == "names" else ["post_root_id"]
+    pd.testing.assert_frame_equal(samples[named], others[named])
     check_images(out, samples, again, others, view)
     assert read_dataset(again).views[view] == read_dataset(out).views[view]
 
