@@ -1,6 +1,7 @@
 """The pages name files that exist and commands that are taken."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -55,6 +56,17 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "open_shards" in (tmp_path / "reference" / "python.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["demo2d", "demo3d"])
+def test_a_notebook_imports_what_the_page_of_the_python_api_lists(name: str) -> None:
+    listed = (REPOSITORY / "docs/reference/python.md").read_text()
+    notebook = json.loads((REPOSITORY / f"docs/notebooks/{name}.ipynb").read_text())
+    code = "".join("".join(cell["source"]) + "\n" for cell in notebook["cells"])
+    imports = re.findall(r"^from ((?:eval|ingest|shards|trainer)[\w.]*) import (.+)$", code, re.M)
+    names = [f"{module}.{one.strip()}" for module, ones in imports for one in ones.split(",")]
+    assert len(names) > 4
+    assert [one for one in names if f"::: {one}\n" not in f"{listed}\n"] == []
 
 
 def test_the_page_of_benchmarks_says_what_their_results_hold() -> None:
