@@ -41,6 +41,7 @@ def divide_in_folds(
         splits = np.where(turn == 0, "test", np.where(turn == 1, "val", "train"))
         _require_classes(fold, splits, labels, dataset.class_names)
         listed = ~_leaks(samples, splits == "train", dataset)
+        _require_training(fold, splits[listed])
         divisions.append(Division(fold=fold, splits=splits, listed=listed))
     column = samples.schema.get_field_index("split")
     parts = pa.array([f"fold{fold}" for fold in dealt], pa.string())
@@ -56,6 +57,14 @@ def _require_classes(
                 f"the split {split} of fold {fold} has no sample of class "
                 f"{class_names[min(missing)]}, which has too few neurons; give fewer --folds"
             )
+
+
+def _require_training(fold: int, listed_splits: np.ndarray) -> None:
+    if not (listed_splits == "train").any():
+        raise ValueError(
+            f"every training image of fold {fold} overlaps a val or test image, and would be left "
+            "out: the samples lie too close together; give more --folds, or pack without"
+        )
 
 
 def _leaks(samples: pa.Table, train: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -172,5 +172,8 @@ def test_data_that_cannot_be_dealt() -> None:
     few = table(np.arange(4) * 100, np.arange(4), np.array([0, 0, 0, 1]))
     with pytest.raises(ValueError, match=r"no sample of class excitatory, .*fewer --folds"):
         divide_in_folds(few, 3, 42, dataset())
+    crowded = table(np.zeros(12), np.arange(12), np.arange(12) % 2)
+    with pytest.raises(ValueError, match=r"every training image of fold 0 overlaps"):
+        divide_in_folds(crowded, 3, 42, dataset())
     with pytest.raises(ValueError, match=r"splits\.disjoint_post"):
         divide_in_folds(few, 3, 42, dataset(disjoint_post=True))
