@@ -55,6 +55,7 @@ class Reading:
     """Another order of axes, or x and y resolution, and the share of boxes that it puts inside."""
 
     order: str
+    what: str  # is taken in that order
     factor: float
     share: float
     resolution_nm: tuple[float, ...]  # x, y, z, if the order of axes is right
@@ -65,7 +66,7 @@ class Reading:
         return self.order != "xyz", abs(math.log2(self.factor))
 
     def __str__(self) -> str:
-        what = [] if self.order == "xyz" else [f"columns taken as {self.order} in place of xyz"]
+        what = [] if self.order == "xyz" else [f"{self.what} taken as {self.order} in place of xyz"]
         if self.factor != 1:
             resolution = f"[{', '.join(f'{nm:g}' for nm in self.resolution_nm)}]"
             stated = f", position_resolution_nm {resolution}" if self.order == "xyz" else ""
@@ -81,14 +82,22 @@ def _readings(
     One of an order of axes and a factor counts only where neither alone is enough.
     """
     x_nm, y_nm, z_nm = job.synapses.position_resolution_nm
-    readings = []
-    for order, factor in product(permutations(range(3)), SCALES):
-        # Positions as the table gives them are unknown here; their nm stand for them.
-        voxels = voxels_of(points[:, order] * [1.0, factor, factor], scale.voxel_size_nm)
-        share = float(inside(voxels, size, scale.grid.bounds).mean())
-        name = "".join("zyx"[axis] for axis in order)[::-1]
-        resolution = (x_nm * factor, y_nm * factor, z_nm)
-        readings.append(Reading(order=name, factor=factor, share=share, resolution_nm=resolution))
+    resolution_zyx = np.array((z_nm, y_nm, x_nm))
+    counted, readings = points / resolution_zyx, []  # as the table has them
+    for order, factor, both in product(permutations(range(3)), SCALES, (False, True)):
+        same = bool((resolution_zyx[list(order)] == resolution_zyx).all())
+        if both and same:
+            continue
+        nm = (points if both else counted)[:, order] * (1.0 if both else resolution_zyx)
+        voxels = voxels_of(nm * [1.0, factor, factor], scale.voxel_size_nm)
+        reading = Reading(
+            order="".join("zyx"[axis] for axis in order)[::-1],
+            what="columns and position_resolution_nm" if both else "columns",
+            factor=factor,
+            share=float(inside(voxels, size, scale.grid.bounds).mean()),
+            resolution_nm=(x_nm * factor, y_nm * factor, z_nm),
+        )
+        readings.append(reading)
     better = [reading for reading in readings if reading.share > now + BETTER]
     best = max((reading.share for reading in better), default=0.0)
     fitting = [reading for reading in better if reading.share >= best - AS_GOOD]

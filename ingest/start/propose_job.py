@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ingest.job.image_config import VolumeConfig
+from ingest.job.job_config import CAVE_NAMES
 from ingest.start.column_roles import FILE, NUCLEUS, Roles, classes_of, label_of, roles_of, roots_of
 from ingest.start.commented_yaml import Said, Unknown
 from ingest.start.sample_sizes import Views, image_view, share_outside, views_in
@@ -81,6 +82,8 @@ def propose(given: Given, ask: Ask) -> Proposal:
             points, resolution = _placed(given, table, roles, volume, ask)
         values["synapses"]["position_resolution_nm"] = resolution
         views = views_in(volume, points)
+    if not columns:
+        del values["synapses"]["columns"]
     values["labels"] = _labels(given, table, roles, seen)
     values["splits"] = _splits(table, roles, volume, points)
     center = {"center": next(iter(_centers(roles)))} if roles.positions else {}
@@ -111,12 +114,17 @@ def _config(path: str, kind: str | None, voxel_size: TripleNm, states_it: bool) 
 
 def _columns(roles: Roles) -> dict[str, Any]:
     """Return the names of columns, where they are not those that a job takes without naming."""
-    columns: dict[str, Any] = {
-        "synapse_id": roles.synapse_id or Unknown("the column of ids, each once")
+    named: dict[str, Any] = {
+        "synapse_id": roles.synapse_id or Unknown("the column of ids, each once"),
+        "pre_root_id": roles.pre_root_id,
+        "post_root_id": roles.post_root_id,
+        **_centers(roles),
     }
-    columns |= {"pre_root_id": roles.pre_root_id} if roles.pre_root_id else {}
-    columns |= {"post_root_id": roles.post_root_id} if roles.post_root_id else {}
-    return columns | _centers(roles)
+    usual = {
+        key: (name, ", ".join(f"{name}_{axis}" for axis in "xyz"))
+        for key, name in CAVE_NAMES.items()
+    }
+    return {key: name for key, name in named.items() if name is not None and name not in usual[key]}
 
 
 def _centers(roles: Roles) -> dict[str, str]:

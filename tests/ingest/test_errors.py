@@ -66,6 +66,9 @@ def test_swapped_axes_are_recognized(make_job: Any) -> None:
     names = ["ctr_pt_position_x", "ctr_pt_position_z"]
     job.synapses[names] = job.synapses[names[::-1]].to_numpy()
     job.config["synapses"]["position_resolution_nm"] = [40, 4, 4]
+    with pytest.raises(ValueError, match="% with columns and position_resolution_nm taken as zyx"):
+        plan(job.write())
+    job.config["synapses"]["position_resolution_nm"] = [4, 4, 40]
     with pytest.raises(ValueError, match="% with columns taken as zyx in place of xyz"):
         plan(job.write())
 
