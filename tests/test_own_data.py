@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import yaml
+import zarr
 from cloudvolume import CloudVolume
 from PIL import Image
 
@@ -184,3 +187,80 @@ def test_a_cloudvolume_of_own_columns(stack_zyx: np.ndarray, tmp_path: Path) -> 
     assert len(predicted) > 20
     labels = zip(predicted.synapse_id, predicted.label, strict=True)
     assert all(truth[number] == label for number, label in labels)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_ome_zarr_and_points_in_micrometers(stack_zyx: np.ndarray, tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "em.zarr", zarr_format=3)
+    datasets = []
+    for level, name in enumerate(("0", "1")):
+        scale = stack_zyx[:, :: 2**level, :: 2**level]
+        array = group.create_array(
+            name,
+            shape=(1, *scale.shape),
+            chunks=(1, 8, 64, 64),
+            shards=(1, 16, 128, 128),
+            dtype="u1",
+        )
+        array[:] = scale[None]
+        size = np.array([0.04, 0.008 * 2**level, 0.008 * 2**level])
+        shift = (
+            np.array(OFFSET_XYZ[::-1]) * VOXEL_NM[::-1] / 1000 + (size - [0.04, 0.008, 0.008]) / 2
+        )
+        transforms = [
+            {"type": "scale", "scale": [1.0, *size]},
+            {"type": "translation", "translation": [0.0, *shift]},
+        ]
+        datasets.append({"path": name, "coordinateTransformations": transforms})
+    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}]
+    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    multiscales = [{"name": "em", "axes": axes, "datasets": datasets}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
+    table = points()
+    own = table[["neuron", "kind"]].rename_axis("id")
+    for axis, offset, size in zip("xyz", OFFSET_XYZ, VOXEL_NM, strict=True):
+        own[f"center_{axis}"] = (table[axis] + offset + 0.5) * size / 1000
+    own.to_csv(tmp_path / "points.csv")
+    words = ["--volume", tmp_path / "em.zarr", "--synapses", tmp_path / "points.csv"]
+    commands(tmp_path, "patch", [*map(str, words)])
+    for view in ("patch", "cube"):
+        images = patches(tmp_path, view)
+        assert len(images) > 20
+        for name, image in images.items():
+            row = table.loc[int(name)]
+            size = image.shape[1:] if view == "cube" else (1, *image.shape[1:])
+            expected = box((row.z, row.y, row.x), size)
+            np.testing.assert_array_equal(image[0].reshape(size), expected)
+    assert len(report(tmp_path)) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_hdf5_file_of_16_bits_and_points(stack_zyx: np.ndarray, tmp_path: Path) -> None:
+    """CREMI's layout; `init` proposes the window that makes 8 bits of it."""
+    deep = stack_zyx.astype("u2") * 100
+    with h5py.File(tmp_path / "sample.hdf", "w") as file:
+        raw = file.create_dataset("volumes/raw", data=deep, chunks=(8, 64, 64), compression="gzip")
+        raw.attrs["resolution"] = [40.0, 8.0, 8.0]
+        raw.attrs["offset"] = np.array(OFFSET_XYZ[::-1]) * VOXEL_NM[::-1]
+        ids = file.create_dataset("volumes/labels/neuron_ids", data=np.ones((4, 4, 4), "u8"))
+        ids.attrs["resolution"] = [40.0, 8.0, 8.0]
+    table = points()
+    own = table.rename_axis("id").copy()
+    for axis, offset in zip("xyz", OFFSET_XYZ, strict=True):
+        own[axis] += offset
+    own.to_csv(tmp_path / "points.csv")
+    words = ["--volume", tmp_path / "sample.hdf", "--synapses", tmp_path / "points.csv"]
+    commands(tmp_path, "patch", [*map(str, words)])
+    low, high = yaml.safe_load((tmp_path / "job.yaml").read_text())["volume"]["intensity"]
+    assert 0 < low < 1000
+    assert 24000 < high < 26000
+    images = patches(tmp_path)
+    assert len(images) > 20
+    for name, image in images.items():
+        row = table.loc[int(name)]
+        expected = box((row.z, row.y, row.x), (1, *image.shape[1:])).astype(float) * 100
+        gray = ((expected - low) / (high - low)).clip(0, 1) * 255
+        assert np.abs(image - gray).max() <= 0.5
+    assert len(report(tmp_path)) > 20

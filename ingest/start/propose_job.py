@@ -18,7 +18,15 @@ from ingest.start.column_roles import FILE, NUCLEUS, Roles, classes_of, label_of
 from ingest.start.commented_yaml import Said, Unknown
 from ingest.start.sample_sizes import Views, image_view, share_outside, views_in
 from ingest.start.table_facts import Points, TableFacts, look_at_table
-from ingest.start.volume_facts import Fit, VolumeFacts, fits, format_of, look_at_volume
+from ingest.start.volume_facts import (
+    Fit,
+    VolumeFacts,
+    fits,
+    format_of,
+    look_at_volume,
+    states_voxel_size,
+    with_window,
+)
 from ingest.volume.files.image_folder import is_image
 from ingest.volume.files.voxel_size_of_tiff import voxel_size_of_tiff
 from ingest.volume.geometry import TripleNm
@@ -73,7 +81,11 @@ def propose(given: Given, ask: Ask) -> Proposal:
         view, shown = image_view(given.volume, _names_of_files(table))
         views: Views = {view: shown}
     else:
-        volume = look_at_volume(_config(given.volume, kind, voxel_size or NO_VOXEL_SIZE, states_it))
+        config = with_window(_config(given.volume, kind, voxel_size or NO_VOXEL_SIZE, states_it))
+        if config.intensity is not None:
+            said = "become black and white: 99% of what a look at the volume found lies between"
+            values["volume"]["intensity"] = Said(_numbers(config.intensity), said)
+        volume = look_at_volume(config)
         lines = volume.lines if voxel_size or not states_it else ["voxels of unknown size"]
         seen += [f"{given.volume}:", *(f"  {line}" for line in lines)]
         if voxel_size is None and states_it:
@@ -97,19 +109,19 @@ def propose(given: Given, ask: Ask) -> Proposal:
 
 def _voxel_size(given: Given, kind: str | None, ask: Ask) -> tuple[TripleNm | None, bool]:
     """Return a voxel's size, None where unknown, and whether the job must state it."""
-    if kind is None:
+    if kind is None and states_voxel_size(given.volume):
         return None, False
-    known = given.voxel_size_nm or voxel_size_of_tiff(given.volume)
+    known = given.voxel_size_nm
+    if known is None and kind is not None:
+        known = voxel_size_of_tiff(given.volume)
     if known is None:
         known = _three(ask("voxel size of the images in nm, as x y z"))
     return known, True
 
 
 def _config(path: str, kind: str | None, voxel_size: TripleNm, states_it: bool) -> VolumeConfig:
-    if kind == "tiff":
-        return VolumeConfig(path=path, format="tiff", voxel_size_nm=voxel_size[::-1])
-    assert not states_it
-    return VolumeConfig(path=path)
+    stated = voxel_size[::-1] if states_it else None
+    return VolumeConfig(path=path, format="tiff" if kind == "tiff" else None, voxel_size_nm=stated)
 
 
 def _columns(roles: Roles) -> dict[str, Any]:

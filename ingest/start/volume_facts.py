@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from ingest.job.image_config import VolumeConfig
 from ingest.start.table_facts import Points
 from ingest.volume.files.image_folder import is_image
 from ingest.volume.geometry import TripleNm, box_at, box_starts, inside, int_triple
-from ingest.volume.open import load_scale, open_volume
-from ingest.volume.scale import Scale
+from ingest.volume.open import load_scale, load_scales, open_volume
+from ingest.volume.scale import NoVoxelSizeError, NoWindowError, Scale
 from shards.contract.overlap import voxels_of
 
 TIFF = (".tif", ".tiff")
@@ -83,18 +83,30 @@ def format_of(path: str, files: Sequence[str]) -> str | None:
     return "images" if is_tree else None
 
 
+def states_voxel_size(path: str) -> bool:
+    """Return whether a volume says itself how large its voxels are."""
+    try:
+        load_scale(VolumeConfig(path=path), 0, saved=False)
+    except NoVoxelSizeError:
+        return False
+    except NoWindowError:
+        return True
+    return True
+
+
+def with_window(config: VolumeConfig) -> VolumeConfig:
+    """Return a volume with the window that a look at it proposes, where its voxels need one."""
+    try:
+        load_scale(config, 0, saved=False)
+    except NoWindowError as error:
+        return replace(config, intensity=error.proposed)
+    return config
+
+
 def look_at_volume(config: VolumeConfig) -> VolumeFacts:
     """Return what a volume says of itself."""
-    scales = [load_scale(config, 0, saved=False)]
-    while config.format != "tiff":
-        try:
-            scale = load_scale(config, len(scales), saved=False)
-        except ValueError:
-            break
-        if scale.voxel_size_nm == scales[-1].voxel_size_nm:
-            break
-        scales.append(scale)
-    return VolumeFacts(config, tuple(scales))
+    scales = load_scales(config, saved=False)
+    return VolumeFacts(config, tuple(scales[mip] for mip in sorted(scales)))
 
 
 def fits(facts: VolumeFacts, points_xyz: Points, likely: Sequence[TripleNm]) -> list[Fit]:

@@ -104,7 +104,10 @@ def _sha256_of(document: Any) -> str:
 
 def load_scale(config: VolumeConfig, mip: int, *, saved: bool) -> Scale:
     """Return what is known of one scale of an image, for which few voxels are read at most."""
-    return load_scales(config, saved=saved, mips=[mip])[mip]
+    scales = load_scales(config, saved=saved, mips=[mip])
+    if mip not in scales:
+        raise ValueError(f"{config.path}: no mip {mip}; the volume has one scale, 0")
+    return scales[mip]
 
 
 def load_scales(
@@ -116,16 +119,18 @@ def load_scales(
 ) -> dict[int, Scale]:
     """Return what is known of some scales, or all.
 
-    Voxels of more than 8 bits for which the job states no window are a `ValueError` that proposes
-    one, after a look at a few of them.
+    Voxels of more than 8 bits for which the job states no window are a `NoWindowError` that
+    proposes one, after a look at a few of them.
     """
     config = with_format(config)
     try:
         return _scales(config, saved, layer, mips)
     except NoWindowError as error:
-        raise ValueError(
+        low, high = proposed = _proposed(config)
+        raise NoWindowError(
             f"{error}; state `intensity: [low, high]` under volume, the values that become black "
-            f"and white: {_proposed(config)} holds 99% of what a look at it found"
+            f"and white: [{low}, {high}] holds 99% of what a look at it found",
+            proposed,
         ) from None
 
 
@@ -154,7 +159,7 @@ def _scales(
     }
 
 
-def _proposed(config: VolumeConfig) -> list[int]:
+def _proposed(config: VolumeConfig) -> tuple[int, int]:
     """Return the window that most values of a few places lie in."""
     if config.format == "tiff":
         return propose_window(look_at_stack(config.path))

@@ -20,7 +20,15 @@ WHOLE_NUMBERS = ("int8", "int16", "int32", "int64")
 
 
 class NoWindowError(ValueError):
-    """Voxels of more than 8 bits, and no window that makes them gray values."""
+    """Voxels of more than 8 bits, and no window that makes them gray; `proposed`: such a window."""
+
+    def __init__(self, text: str, proposed: tuple[float, float] = (0.0, 255.0)) -> None:
+        super().__init__(text)
+        self.proposed = proposed
+
+
+class NoVoxelSizeError(ValueError):
+    """A volume that does not say how large its voxels are."""
 
 
 class MissingDataError(ValueError):

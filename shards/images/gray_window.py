@@ -37,11 +37,11 @@ class GrayWindow:
         return np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def propose_window(values: npt.NDArray[Any]) -> list[int]:
+def propose_window(values: npt.NDArray[Any]) -> tuple[int, int]:
     """Return low and high of a window that most values of a look at the data lie in.
 
     Zeros, which stand for missing data, do not count where there is anything else.
     """
     shown = values[values != 0]
     low, high = np.percentile(shown if shown.size else values, LOOK_PERCENTILES)
-    return [int(np.floor(low)), max(int(np.ceil(high)), int(np.floor(low)) + 1)]
+    return int(np.floor(low)), max(int(np.ceil(high)), int(np.floor(low)) + 1)

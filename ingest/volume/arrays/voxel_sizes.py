@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 
 from ingest.volume.arrays.stored_array import AXES
 from ingest.volume.geometry import Floats, Triple, TripleNm, int_triple
+from ingest.volume.scale import NoVoxelSizeError
 from ingest.volume.volume_info import info_record
 from shards.contract.documents import parse_plain
 
@@ -173,7 +174,7 @@ def size_of(placed: Placed, stated_nm: TripleNm | None, *, is_finest: bool, wher
         cure = "add `voxel_size_nm: [x, y, z]` under volume"
         if stated_nm is not None:
             cure = "name the array itself in the path, and its own voxel_size_nm"
-        raise ValueError(f"{where}: its metadata has no voxel size in a known unit; {cure}")
+        raise NoVoxelSizeError(f"{where}: its metadata has no voxel size in a known unit; {cure}")
     if stated_nm is None or factor is None:
         assert placed.size_nm is not None
         return placed.size_nm
