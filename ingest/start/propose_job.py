@@ -83,7 +83,7 @@ def propose(given: Given, ask: Ask) -> Proposal:
     else:
         config = with_window(_config(given.volume, kind, voxel_size or NO_VOXEL_SIZE, states_it))
         if config.intensity is not None:
-            said = "become black and white: 99% of what a look at the volume found lies between"
+            said = "these become black and white: 99% of what a look found lies between them"
             values["volume"]["intensity"] = Said(_numbers(config.intensity), said)
         volume = look_at_volume(config)
         lines = volume.lines if voxel_size or not states_it else ["voxels of unknown size"]

@@ -35,7 +35,7 @@ from ingest.volume.scale import (
 )
 from ingest.volume.volume_info import VolumeInfo, parse_info
 from shards.contract.documents import read_bytes
-from shards.images.gray_window import propose_window
+from shards.images.gray_window import GrayWindow, propose_window
 
 LOOK_PLACES = 4  # along the volume's diagonal, where no window is stated
 LOOK_SIZE = (16, 128, 128)
@@ -88,7 +88,8 @@ def volume_identity(config: VolumeConfig, *, saved: bool) -> dict[str, JsonValue
 
 def _marks(config: VolumeConfig, *, saved: bool) -> dict[str, JsonValue]:
     if config.format == "tiff":
-        with closing(open_stack(config.path, config.missing, config.window)) as stack:
+        any_window = GrayWindow(low=0, high=255)  # whether one is needed is not asked here
+        with closing(open_stack(config.path, config.missing, any_window)) as stack:
             return stack.identity()
     if config.format == "hdf5":
         return hdf5_identity(config.path)

@@ -202,7 +202,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DeepError as error:
-        raise NoWindowError(f"{path}: {error}") from None
+        what, _, _ = str(error).partition(";")  # the cure here is another
+        raise NoWindowError(f"{path}: {what}") from None
     except ImageError as error:
         none = "0 valid images: " if error.reason == "unreadable" else ""
         raise ValueError(f"{path}: {none}{error}") from None
