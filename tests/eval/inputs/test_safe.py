@@ -78,7 +78,7 @@ def test_a_run_is_compared_with_predictions_that_no_run_of_ours_made(run: Path) 
     (run / "predictions" / "test.parquet").write_bytes(others.read_bytes())
     out = run.parent / "out"
     assert run_command(main, ["compare", str(run), str(others), "--out", str(out)]) == 0
-    assert "Learning curves of run." in (out / "report.html").read_text()
+    assert "Learning curves" in (out / "report.html").read_text()
 
 
 def test_no_password_reaches_page_or_metrics(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
