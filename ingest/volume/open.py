@@ -216,8 +216,8 @@ def open_volume(
     if config.format == "hdf5":
         return _hdf5(config, layer)
     if config.format in ("zarr", "n5"):
-        fetcher = Fetcher(config.path, concurrency=concurrency)
-        levels = load_levels(fetcher, config.format, layer)
+        levels = load_levels(Fetcher(config.path), config.format, layer)
+        fetcher = Fetcher(config.path, concurrency=concurrency)  # it counts what voxels cost alone
         scale = _array_scale(config, levels, mip, layer)
         window = config.window if layer == "image" else None
         source = ArraySource(levels[mip].array, fetcher, gap=gap, window=window)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ingest.volume.arrays.chunk_bytes import Step, undo_all
-from ingest.volume.geometry import Ints, Triple
+from ingest.volume.geometry import Ints, Triple, int_triple
 from ingest.volume.ranges.chunk_grid import Codes, IndexReads
 from ingest.volume.ranges.compression import Buffer, DamagedChunkError
 from shards.contract.morton import compressed_morton
@@ -43,11 +43,13 @@ class ZarrShards:
         """Return the id of each position (n, 3) in a grid of `shape` chunks."""
         grid = [-(-size // per_shard) for size, per_shard in zip(shape, self.chunks, strict=True)]
         shards, inner = np.divmod(positions, np.asarray(self.chunks))
-        ranks = self.rows(inner)
-        if self.morton:
-            ranks = self._morton_ranks()[ranks]
-        numbers = compressed_morton(shards, grid) * np.uint64(self.num_chunks)
-        return np.asarray(numbers + ranks.astype(np.uint64))
+        rows, ranks = self.rows(inner), np.empty(len(positions), dtype=np.uint64)
+        # A shard at the far end has fewer chunks, one behind the other all the same.
+        sizes = np.minimum(self.chunks, np.asarray(shape) - shards * np.asarray(self.chunks))
+        for size in np.unique(sizes, axis=0):
+            alike = (sizes == size).all(axis=1)
+            ranks[alike] = self._ranks(int_triple(size))[rows[alike]]
+        return np.asarray(compressed_morton(shards, grid) * np.uint64(self.num_chunks) + ranks)
 
     def groups(self, codes: Codes) -> Codes:
         """Return the number of each chunk's shard."""
@@ -90,6 +92,14 @@ class ZarrShards:
         is_morton = bool((np.diff(starts[np.argsort(ranks)]) > 0).all())
         is_c = bool((np.diff(starts) > 0).all())
         return self if is_morton == is_c else replace(self, morton=is_morton)
+
+    def _ranks(self, size: Triple) -> Ints:
+        """Return the place in its file of the chunk of each row; a shard has `size` chunks."""
+        places = np.indices(self.chunks).reshape(3, -1).T
+        is_there = np.zeros(self.num_chunks, dtype=bool)
+        is_there[self.rows(places)] = (places < size).all(axis=1)
+        order = self._morton_ranks() if self.morton else np.arange(self.num_chunks)
+        return np.asarray(np.argsort(np.argsort(np.where(is_there, order, self.num_chunks))))
 
     def _morton_ranks(self) -> Ints:
         """Return the place in zarr-python's order of the chunk of each row of an index."""
