@@ -6,10 +6,13 @@ the same in every table, whatever its rows. CAVE's ids are below 2^60.
 
 import hashlib
 import re
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from ingest.volume.files.image_folder import SUFFIXES
 
 Ints = npt.NDArray[np.int64]
 NUMBER = re.compile(r"[0-9]{1,18}")
@@ -42,8 +45,10 @@ class NameIds:
 
 
 def key_of(name: str) -> str:
-    """Return a name, without an ending such as .png, in letters, digits, "_" and "-" only."""
-    return re.sub(r"[^\w-]", "-", re.sub(r"\.\w+$", "", name.strip()))
+    """Return a name, without the ending of an image file, in letters, digits, "_" and "-" only."""
+    path = PurePosixPath(name.strip())
+    stem = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    return re.sub(r"[^A-Za-z0-9_-]", "-", str(stem))
 
 
 def id_of_name(name: str) -> int:

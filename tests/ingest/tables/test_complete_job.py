@@ -19,7 +19,7 @@ from ingest.tables.complete_job import complete_job
 from ingest.tables.name_ids import FIRST, NameIds, id_of_name, key_of
 from shards import open_shards
 from shards.contract.sample_store import open_store
-from shards.pack.assign import PackOptions
+from shards.pack.assign import KEY_PATTERN, PackOptions
 from shards.pack.verify import verify
 from shards.pack.write_shards import pack
 
@@ -153,3 +153,20 @@ def test_numbers_of_names() -> None:
     with pytest.raises(ValueError, match=r"t: '7' and '07' make one id, 7; rename one of them"):
         NameIds().numbers(pa.array(["7", "07"]), where="t")
     assert key_of("a/b c.tif") == "a-b-c"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("axon.1", "axon-1"),
+        ("axon.2", "axon-2"),
+        ("a/0001.PNG", "a-0001"),
+        ("1.5.tiff", "1-5"),
+        ("Zürich 3", "Z-rich-3"),
+        (".png", "-png"),
+        (" 7 ", "7"),
+    ],
+)
+def test_keys_of_names_are_what_shards_can_hold(name: str, key: str) -> None:
+    assert key_of(name) == key
+    assert KEY_PATTERN.fullmatch(key)
