@@ -111,7 +111,7 @@ def check_command(config: Positional[Path], *, sheet: Path | None = None) -> Non
     lines, problems = check_job(config, sheet)
     print("\n".join([*lines, *(f"problem: {problem}" for problem in problems)]))
     if problems:
-        raise ValueError(f"{config}: {len(problems)} problems, listed above; plan refuses the job")
+        raise ValueError(f"{config}: plan refuses the job (problems above: {len(problems)})")
     print(f"nothing wrong; next: python -m ingest plan {config} --out DATASET")
 
 

@@ -21,8 +21,7 @@ PAGES = {
 }
 ORDER = (  # of the pages; others follow those of their folder
     "index",
-    "guide/start",
-    "guide/volumes",
+    "guide/first_job",
     "guide/cave",
     "guide/images",
     "guide/phantom",

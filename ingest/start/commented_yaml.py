@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 WIDE = 10_000
+LONG_LINE = 80  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,10 @@ def unknowns(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _is_deep(value: Mapping[str, Any]) -> bool:
-    """Return whether a mapping holds comments, unknowns or further mappings."""
-    return any(isinstance(item, Said | Unknown | Mapping) for item in value.values())
+    """Return whether a mapping holds comments, unknowns or further mappings, or is a long line."""
+    if any(isinstance(item, Said | Unknown | Mapping) for item in value.values()):
+        return True
+    return len(_flow(dict(value))) > LONG_LINE
 
 
 def _flow(value: Any) -> str:

@@ -222,7 +222,7 @@ def test_all_problems_are_told_at_once(make_job: Any, command: Any, tmp_path: Pa
     assert "voxels of [4.0, 4.0, 40.0] nm" in problems[0]
     assert "no column area, which synapses.columns.size names" in problems[1]
     assert "cells.csv: no column is; it has cell, kind" in problems[2]
-    assert said.splitlines()[-1].endswith("3 problems, listed above; plan refuses the job")
+    assert said.splitlines()[-1].endswith("plan refuses the job (problems above: 3)")
     assert not (tmp_path / "sheet.png").exists()
 
 
