@@ -36,6 +36,7 @@ def evaluate(
     out: Path | None = None,
     criterion: Literal["balanced_accuracy", "accuracy", "f1", "mcc"] = "balanced_accuracy",
     data: str | None = None,
+    fold: int | None = None,
     use_data: bool = True,
     images: bool = True,
     split: Literal["test", "val", "train", "all"] = "test",
@@ -56,6 +57,7 @@ def evaluate(
         out: folder for the two files; the first run's folder unless given
         criterion: score that the threshold maximizes on validation
         data: shard set of the predictions; the one recorded with them unless given
+        fold: fold of a cross-validation at --data; the one recorded with them unless given
         use_data: open the shard set: for images, baselines, and the audit of all splits
         images: read images: for the gallery, the image baseline and image duplicates
         split: split to score; all takes every row of a table, whatever its splits
@@ -67,12 +69,15 @@ def evaluate(
     paths = (*paths, *compare)
     if len(paths) < at_least:
         raise UsageError(f"give at least {at_least} runs or predictions files, got {len(paths)}")
+    if fold is not None and (data is None or not use_data):
+        raise UsageError("--fold is one of the set at --data; give its URL, or leave --fold out")
     from eval.commands import Sources, evaluate_paths
     from eval.evaluate import Options
 
     sources = Sources(
         paths=paths,
         data=data,
+        fold=fold,
         use_data=use_data,
         tags=tags,
         segmentation=segmentation,

@@ -26,6 +26,7 @@ class Sources:
 
     paths: tuple[Path, ...]
     data: str | None = None
+    fold: int | None = None  # of a cross-validation at `data`
     use_data: bool = True
     tags: Path | None = None
     segmentation: str | None = None
@@ -69,7 +70,13 @@ def evaluate_paths(
 
 
 def _open(path: Path, sources: Sources) -> Subject:
-    return open_subject(path, data=sources.data, use_data=sources.use_data, split=sources.split)
+    return open_subject(
+        path,
+        data=sources.data,
+        fold=sources.fold,
+        use_data=sources.use_data,
+        split=sources.split,
+    )
 
 
 def _evaluate(subject: Subject, options: Options) -> Evaluation:

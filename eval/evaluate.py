@@ -104,6 +104,8 @@ def evaluate(subject: Subject, options: Options, say: Callable[[str], None]) -> 
     odd_rows, suspected = _suspects(subject, test)
     say("strata")
     tables = tables_of(subject)
+    if tables:
+        _predicted_places(subject, tables)  # or baselines would learn from what is scored
     centers = centers_of(tables.train) if tables else None
     known = subject.test.known
     strata = score_strata(test, known, with_tags(subject, subject.test.frame), centers)
@@ -340,11 +342,14 @@ def _score_guess(subject: Subject, guess: Guess, options: Options) -> Baseline:
 
 
 def _reader(subject: Subject, tables: Tables) -> Callable[[str, Ints], Images]:
-    places = {"train": tables.train["row"].to_numpy(np.int64)}
-    for split, frame in (("val", tables.val), ("test", tables.test)):
-        if len(frame):
-            places[split] = _index_rows(subject, split, frame)
+    places = {"train": tables.train["row"].to_numpy(np.int64), **_predicted_places(subject, tables)}
     return lambda split, rows: images_of(subject, split, places[split][rows])
+
+
+def _predicted_places(subject: Subject, tables: Tables) -> dict[str, Ints]:
+    """Return where predicted samples stand in their split's index; all must be there."""
+    frames = {"val": tables.val, "test": tables.test}
+    return {s: _index_rows(subject, s, frame) for s, frame in frames.items() if len(frame)}
 
 
 def _index_rows(subject: Subject, split: str, frame: pd.DataFrame) -> Ints:

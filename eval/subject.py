@@ -81,24 +81,29 @@ class Subject:
 
 
 def open_subject(
-    path: Path, *, data: str | None = None, use_data: bool = True, split: str = "test"
+    path: Path,
+    *,
+    data: str | None = None,
+    fold: int | None = None,
+    use_data: bool = True,
+    split: str = "test",
 ) -> Subject:
     """Return what stands at `path`: a run's folder, or predictions, a table or in parts.
 
     `split` names the rows that are scored: one of `SPLITS`, or `ALL` for every row of a table.
-    `data` is the shard set's URL where it is not the one that was noted; without `use_data`, or
-    where another split than test is scored, no shard set is opened, and pictures and
-    training-based baselines are left out.
+    `data` is the shard set's URL, and `fold` its fold of a cross-validation, where they are not
+    those that were noted; without `use_data`, or where another split than test is scored, no shard
+    set is opened, and pictures and training-based baselines are left out.
     """
     is_run = path.is_dir() and not has_parts(path)
     subject = _open_run(path, split) if is_run else _open_file(path, split)
     run = subject.run or RunInfo()
     url = data or subject.info.data_url or run.data_url
-    fold = subject.info.fold if subject.info.data_url else run.fold
+    noted_fold = subject.info.fold if subject.info.data_url else run.fold
     if not use_data or not url or split != SPLITS[-1]:
         return subject
     try:
-        shards = open_shards(url, fold=fold)
+        shards = open_shards(url, fold=noted_fold if fold is None else fold)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{subject.path}: the shard set that was predicted cannot be read ({error}); give "

@@ -22,6 +22,9 @@ from eval.subject import open_subject, read_tags
 from shards.cli.command import run_command
 from shards.contract.documents import dump_json
 from shards.contract.schema import View
+from shards.pack.assign import PackOptions
+from shards.pack.write_shards import pack
+from shards.stream.shardset import open_shards
 
 Make = Callable[..., pd.DataFrame]
 Run = Callable[..., Path]
@@ -353,6 +356,23 @@ def test_errors_name_the_cure(
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("error: ")
         assert re.search(message, said), said
+
+
+def test_predictions_of_a_fold_are_compared_with_its_set(
+    shards_of: Callable[[View], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, url = Path(shards_of("patch")).parent / "dataset-patch", str(tmp_path / "cv")
+    pack(store, "patch", url, PackOptions(folds=3, samples_per_shard=64), workers=1)
+    with open_shards(url, fold=1) as shards:
+        frame = shards.index("test").table.to_pandas()[["synapse_id", "neuron_id", "label"]]
+    frame.assign(probability=frame.label * 0.5 + 0.2).to_csv(tmp_path / "p.csv", index=False)
+    said = [str(tmp_path / "p.csv"), "--data", url, "--no-images"]
+    assert run_command(main, [*said, "--fold", "1"]) == 0
+    assert run_command(main, said) == 1
+    assert "choose one with --fold 0" in capsys.readouterr().err
+    assert run_command(main, [*said, "--fold", "0"]) == 1
+    assert "not in the test split" in capsys.readouterr().err
+    assert run_command(main, [*said, "--fold", "1", "--no-use-data"]) == 2
 
 
 def test_runs_that_disagree_about_labels_are_not_compared(
