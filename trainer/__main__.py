@@ -212,14 +212,19 @@ def predict(
                 "and --fold; --embed is of one run without --tta"
             )
         from shards.contract.schema import SPLITS
-        from trainer.predict.predict_planned import Share, predict_planned
+        from trainer.predict.predict_planned import predict_planned
 
-        share = Share(index=task_index, count=num_tasks)
-        splits = split or SPLITS
         summary = predict_planned(
-            run, data=Path(data), out=out, splits=splits, options=options, system=system,
-            share=share, embed=embed,
-        )  # fmt: skip
+            run,
+            data=Path(data),
+            out=out,
+            splits=split or SPLITS,
+            options=options,
+            system=system,
+            task_index=task_index,
+            num_tasks=num_tasks,
+            embed=embed,
+        )
         sys.stdout.write(f"{out}: {summary}\n")
         return
     if embed or num_tasks != 1 or task_index:

@@ -17,9 +17,10 @@ import pandas as pd
 from ingest.dataset import BLOCKS_A_ROW_GROUP, REJECT_COLUMNS, Layout, image_specs, write_block
 from ingest.plan.plan_record import Plan, read_plan
 from ingest.run.block import opened_here, planned_samples, read_samples
-from ingest.run.blocks import check_sources, self_test
+from ingest.run.blocks import Task, check_sources, self_test
 from shards.contract.schema import SPLITS, ImageSpec
 from shards.storage.atomic import sha256_of_file
+from shards.stream.order import even_split
 from shards.workers.threads import Pool, result_of
 
 Images = npt.NDArray[np.uint8]
@@ -56,6 +57,12 @@ class PlannedData:
     def num_parts(self) -> int:
         """Number of parts that the blocks make up."""
         return -(-self.plan.num_blocks // self.blocks_per_part)
+
+    def share(self, *, index: int, count: int, rank: int, ranks: int) -> tuple[str, range]:
+        """Return the name and the parts of a rank of task `index` of an array of `count`."""
+        Task(index=index, count=count)  # or it says what does not fit
+        task = Task(index=index * ranks + rank, count=count * ranks)
+        return task.name, even_split(self.num_parts, index=task.index, count=task.count)
 
     def blocks(self, part: int) -> range:
         """Return the blocks of a part."""

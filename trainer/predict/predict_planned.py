@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -23,7 +23,6 @@ from shards.contract.documents import write_document
 from shards.contract.schema import IDENTITY_COLUMNS
 from shards.storage.atomic import sha256_of_file
 from shards.storage.locks import shared_writer
-from shards.stream.order import even_split
 from trainer.checkpoint.checkpoint import STATE
 from trainer.checkpoint.load import Trained, check_fit
 from trainer.config import System, differences
@@ -37,20 +36,6 @@ TABLE = pa.schema([*IDENTITY_COLUMNS.items(), ("qc_flags", pa.string()), ("split
 Network = Callable[[dict[str, Images]], tuple[Tensor, Tensor]]  # to (b, classes), (b, features)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """One task of an array, of `count`: it predicts its share of the parts."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(
-                f"--task-index must be from 0 to --num-tasks - 1, got {self.index} of {self.count}"
-            )
-
-
 def predict_planned(
     runs: tuple[str, ...],
     *,
@@ -59,7 +44,8 @@ def predict_planned(
     splits: tuple[str, ...],
     options: Options,
     system: System,
-    share: Share,
+    task_index: int,
+    num_tasks: int,
     embed: bool = False,
 ) -> str:
     """Write a part of predictions for every few blocks of the plan in `data`; return a summary.
@@ -77,12 +63,15 @@ def predict_planned(
     parts = _parts_of(runs, models, planned, options, embed=embed)
     network = _network(accelerator, models, views, options, embed=embed)
     batch_size = options.batch_size or config.batch_size
-    ranks = accelerator.num_processes
-    task, tasks = share.index * ranks + accelerator.process_index, share.count * ranks
-    with shared_writer(out, f"{task}-of-{tasks}"):
+    name, mine = planned.share(
+        index=task_index,
+        count=num_tasks,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
+    with shared_writer(out, name):
         if (out / PARTS).exists():
-            _check_same(out, read_parts_info(out), parts)
-        mine = even_split(planned.num_parts, index=task, count=tasks)
+            parts = _same(out, read_parts_info(out), parts)
         todo = [part for part in mine if not part_path(out, part).is_file()]
         num_predicted, reasons = 0, Counter[str]()
         if todo:
@@ -154,12 +143,17 @@ def _parts_of(
     )
 
 
-def _check_same(out: Path, there: Parts, asked: Parts) -> None:
+def _same(out: Path, there: Parts, asked: Parts) -> Parts:
+    """Return what the parts in `out` are of; that must be what is asked for, wherever it lies."""
+    names = there.predictions
+    alike = replace(asked.predictions, run=names.run, dataset=names.dataset)
+    asked = replace(asked, predictions=alike)
     if changed := differences(there, asked):
         raise ValueError(
             f"{out} holds predictions of something else ({'; '.join(changed)}); choose another "
             "--out, or predict with the same models, plan and options to complete it"
         )
+    return there
 
 
 def _network(

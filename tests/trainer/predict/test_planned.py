@@ -183,6 +183,18 @@ def test_what_does_not_fit_is_refused(
     assert files(out) == before
 
 
+def test_parts_are_completed_wherever_model_and_plan_lie(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(lab, tmp_path / "once")
+    predict(lab, tmp_path / "parts", "--task-index", 0, "--num-tasks", 2)
+    shutil.copytree(lab / "plan", tmp_path / "moved")
+    monkeypatch.chdir(lab)
+    words = ["predict", "cube", "--data", tmp_path / "moved", "--out", tmp_path / "parts"]
+    main([*words, "--threads", "1"])
+    assert files(tmp_path / "parts") == files(tmp_path / "once")
+
+
 def test_incomplete_and_foreign_parts_are_told(lab: Path, tmp_path: Path) -> None:
     predict(lab, tmp_path / "parts")
     predict(lab, tmp_path / "other", models=("patch",))
