@@ -25,7 +25,8 @@ import sys
 from pathlib import Path
 from ingest.plan.cave_job import local_job
 from ingest.job.job_file import load_job
-local_job(load_job(Path(sys.argv[1])))
+from ingest.tables.complete_job import complete_job
+local_job(complete_job(load_job(Path(sys.argv[1]))))
 """
 COLUMNS = SynapseConfig(source="cave", path="synapses_pni_2")
 
