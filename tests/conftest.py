@@ -4,11 +4,16 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from shards.cli.command import run_command
 
 # Two processes of tests share the machine: threads that spin for each other would starve them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +32,17 @@ gc.disable()
 
 REPOSITORY = Path(__file__).parent.parent
 SLURM = "tests/slurm/"
+
+
+def run_here(package: str, *words: object) -> str:
+    """Do in this process what `python -m PACKAGE WORDS` does; return what it prints.
+
+    It saves the start of a process, some seconds, where a test is not about processes.
+    """
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        code = run_command(import_module(f"{package}.__main__").main, [str(word) for word in words])
+    assert code == 0, errors.getvalue()
+    return out.getvalue()
 
 
 class ByFile(LoadScopeScheduling):

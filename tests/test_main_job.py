@@ -14,14 +14,14 @@ from eval.inputs.predictions import read_predictions
 from ingest.__main__ import main as ingest
 from shards.__main__ import main as pack
 from slurm.__main__ import main as slurm
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_here
 from tests.documented import blocks, words_of
 from trainer.__main__ import main as train
 
 TINY = {
     "DEMO_PHANTOM": "--size 640 640 96 --neurons 16 --synapses 80",
-    "DEMO_2D": "--epochs 1 --batch-size 8 --crop 64 64",
-    "DEMO_3D": "--epochs 1 --batch-size 8 --crop 8 32 32",
+    "DEMO_2D": "--epochs 1 --batch-size 8 --crop 64 64 --threads 1",
+    "DEMO_3D": "--epochs 1 --batch-size 8 --crop 8 32 32 --threads 1",
 }
 
 SAME_LAYOUT = " --memory-format channels_last"
@@ -35,7 +35,8 @@ TINY_OPTIONS = {  # for a command of the README that begins so
 ELSEWHERE = ("s3://bucket", "--multi_gpu", "account=LAB", "slurm status", "--folds 3")
 
 
-def demo(out: Path) -> str:
+def demo(out: Path) -> tuple[str, str]:
+    """Run the script; return what it printed, and the commands that it told."""
     bin_folder = str(Path(sys.executable).parent)
     environment = {**os.environ, **TINY, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
@@ -47,20 +48,20 @@ def demo(out: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a finished demo, and what it printed."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """Return the folder of a finished demo, what it printed, and the commands that it told."""
     out = tmp_path_factory.mktemp("demo")
-    return out, demo(out)
+    return out, *demo(out)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, str]) -> None:
-    tmp_path, first = finished
+def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, str, str]) -> None:
+    tmp_path, first, told = finished
     report = tmp_path / "report.html"
     assert str(report) in first
     assert "balanced accuracy" in first
@@ -71,8 +72,11 @@ def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, st
     shards = {path: path.read_bytes() for path in tmp_path.glob("shards/*/*")}
     checkpoint = (tmp_path / "3d/checkpoints/best/model.safetensors").read_bytes()
 
-    demo(tmp_path)
+    lines = [line for line in told.splitlines() if line.startswith("== ")]
+    steps = [line.partition(" s  ")[2].split() for line in lines]
+    again = [run_here(*words[words.index("-m") + 1 :]) for words in steps]
 
+    assert len(again) == 11
     assert {path: path.read_bytes() for path in tmp_path.glob("shards/*/*")} == shards
     assert (tmp_path / "3d/checkpoints/best/model.safetensors").read_bytes() == checkpoint
 
@@ -81,7 +85,7 @@ def test_the_demo_ends_at_a_report_and_can_be_run_again(finished: tuple[Path, st
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:No complete tensor found:UserWarning")  # of torch.export
 def test_the_commands_of_the_readme_run_on_the_demo(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(finished[0])
@@ -103,10 +107,10 @@ def test_the_commands_of_the_readme_run_on_the_demo(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_synapses_without_a_label_are_predicted_and_shown(
-    finished: tuple[Path, str], tmp_path: Path
+    finished: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     """Four neurons without a cell type are orphan axons."""
-    demo_folder, _ = finished
+    demo_folder, *_ = finished
     phantom = demo_folder / "phantom"
     cells = pd.read_parquet(phantom / "cell_types.parquet")
     cells[4:].to_parquet(tmp_path / "known.parquet")

@@ -1,46 +1,37 @@
 """Real pixels and real labels through every command: synapse or background in fly ssTEM."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_here
 
 CONFIG = REPOSITORY / "ingest" / "configs" / "vnc_points.yaml"
-
-
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_a_model_trained_on_real_em_tells_synapses_from_background(
-    shared_data: Path, tmp_path: Path
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     job = yaml.safe_load(CONFIG.read_text())
     job["volume"]["path"] = str(shared_data / "vnc_stack1_raw.tif")
     job["synapses"]["path"] = str(shared_data / "vnc_stack1_points.csv")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
 
-    run(tmp_path, "ingest", "plan", "job.yaml", "--out", "dataset")
-    run(tmp_path, "ingest", "run", "dataset")
-    run(tmp_path, "ingest", "finish", "dataset")
-    run(tmp_path, "shards", "pack", "dataset", "--view", "patch", "--out", "patch")
-    run(tmp_path, "shards", "verify", "patch")
-    words = "resnet18_2d_small --data patch --out run --crop 96 96 --epochs 12"
-    run(tmp_path, "trainer", *words.split())
-    run(tmp_path, "trainer", "predict", "run", "--split", "val", "test", "--tta")
-    said = run(tmp_path, "eval", "run")
+    run_here("ingest", "plan", "job.yaml", "--out", "dataset")
+    run_here("ingest", "run", "dataset")
+    run_here("ingest", "finish", "dataset")
+    run_here("shards", "pack", "dataset", "--view", "patch", "--out", "patch")
+    run_here("shards", "verify", "patch")
+    words = "resnet18_2d_small --data patch --out run --crop 96 96 --epochs 12 --threads 1"
+    run_here("trainer", *words.split())
+    run_here("trainer", "predict", "run", "--split", "val", "test", "--tta", "--threads", "1")
+    said = run_here("eval", "run")
 
     (found,) = json.loads((tmp_path / "run/metrics.json").read_text())["runs"]
     assert found["class_names"] == ["background", "synapse"]

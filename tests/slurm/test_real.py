@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from shards.storage.locks import is_lock
 from slurm.records import read_tasks, slurm_folder
+from tests.conftest import run_here
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,9 +30,8 @@ MODEL = ("--width", "4", "--crop", "8", "32", "32", "--threads", "1", "--batch-s
 
 
 def ours(package: str, *words: str | Path, folder: Path) -> None:
-    command = [sys.executable, "-m", package, *map(str, words)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    with chdir(folder):
+        run_here(package, *words)
 
 
 @pytest.fixture(scope="module")
