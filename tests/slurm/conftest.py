@@ -105,7 +105,7 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    needed = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+    needed = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")
     if missing := [name for name in needed if shutil.which(name, path=path) is None]:
         pytest.skip(f"no Slurm here ({', '.join(missing)} missing): .ci/run installs it as root")
     if os.geteuid() != 0:
@@ -151,7 +151,7 @@ def warned(
     """A task that waits for a warning; submitted early, since Slurm looks every half minute."""
     line = (
         'trap "echo saved >>log; exit 75" USR1; echo start >>log; '
-        '[ "$(grep -c start log)" = 2 ] || while :; do sleep 0.1; done'
+        '[ "$(grep -c start log)" = 2 ] || for _ in {1..3000}; do sleep 0.1; done'
     )
     request = chain_of(
         Step(name="ingest", commands=(("-c", line),)),
@@ -191,7 +191,9 @@ def daemons(folder: Path) -> Iterator[list[str]]:
 def daemon(command: list[str], folder: Path) -> Iterator[None]:
     log = folder / f"{'-'.join(word for word in command if '/' not in word)}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        # Ended by the kernel should the tests be killed.
+        words = ["setpriv", "--pdeathsig", "TERM", *command]
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
         try:
             if command[0] == "munged":
                 wait_for_socket(folder / "munge.socket")

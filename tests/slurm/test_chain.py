@@ -86,7 +86,7 @@ def test_a_failed_link_stops_what_follows_and_resume_continues(cluster: Any, she
 
 
 def test_resume_waits_for_tasks_that_still_run(cluster: Any, shell: Shell) -> None:
-    slow = "until [ -e go ]; do sleep 0.1; done"
+    slow = "for _ in {1..3000}; do [ ! -e go ] || exit 0; sleep 0.1; done; exit 1"
     request = shell(step("ingest", slow, "[ -e cure ]"), step("finish", "echo >>seen"))
     list(submit(request, 1001, resume=False))
     cluster.wait_for(lambda: cluster.states(request.run)["ingest"] == ["running", "failed"])
@@ -111,7 +111,7 @@ def test_a_killed_task_is_seen_without_accounting(cluster: Any, shell: Shell) ->
 
 
 def test_cancel_takes_the_chain_out_and_resume_brings_it_back(cluster: Any, shell: Shell) -> None:
-    waits = "[ -e go ] || sleep 1000"
+    waits = "[ -e go ] || sleep 300"
     request = shell(step("ingest", waits, waits, limit=1), step("finish", "true"))
     list(submit(request, 1001, resume=False))
     cluster.wait_for(lambda: "running" in cluster.states(request.run)["ingest"])
