@@ -25,8 +25,7 @@ import sys
 from pathlib import Path
 from ingest.plan.cave_job import local_job
 from ingest.job.job_file import load_job
-from ingest.tables.complete_job import complete_job
-local_job(complete_job(load_job(Path(sys.argv[1]))))
+local_job(load_job(Path(sys.argv[1])))
 """
 COLUMNS = SynapseConfig(source="cave", path="synapses_pni_2")
 
@@ -84,7 +83,7 @@ def test_killed_and_started_again_it_asks_for_the_rest(
                 "neurons_per_query": 150,
             },
             "synapses": {"source": "cave", "path": "synapses_pni_2"},
-            "labels": {"tables": [{**table, "classes": classes}]},
+            "labels": {"tables": [{**table, "classes": classes}], "class_names": [*classes]},
         }
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / "job.yaml")]
