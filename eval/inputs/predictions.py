@@ -125,10 +125,10 @@ def read_predictions(
     data = path.read_bytes()
     if kind == "parquet":
         check_hidden_seal(data, where=where, cure="predict again, or copy the file again")
+    opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
     info = _info_of(data, where=where) if kind == "parquet" else None
     if may_be_empty and info and not pq.read_metadata(pa.BufferReader(data)).num_rows:
         return pd.DataFrame(), info
-    opened = open_table_file(where, opener=lambda _: pa.BufferReader(data))
     classes, probabilities = class_columns(
         opened.names, info.class_names if info else None, DEFAULT_CLASS_NAMES, where=where
     )

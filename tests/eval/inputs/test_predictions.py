@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,17 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_predictions(tmp_path / name)
+
+
+@pytest.mark.parametrize("left", [0, 3, 100, 0.5, 0.9, -1])
+@pytest.mark.parametrize("may_be_empty", [False, True])
+def test_files_cut_short_are_named(tmp_path: Path, left: float, *, may_be_empty: bool) -> None:
+    path = tmp_path / "test.parquet"
+    write_predictions(path, GOOD, PredictionsInfo())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(left * len(data)) if 0 < left < 1 else int(left)])
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}.*; .+"):
+        read_predictions(path, may_be_empty=may_be_empty)
 
 
 @pytest.mark.parametrize(

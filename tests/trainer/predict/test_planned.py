@@ -202,6 +202,9 @@ def test_incomplete_and_foreign_parts_are_told(lab: Path, tmp_path: Path) -> Non
     shutil.copy(part_path(tmp_path / "other", 2), path)
     with pytest.raises(ValueError, match=r"not a part of what parts.* beside it says"):
         list(each_part(tmp_path / "parts"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"part-000002.parquet: .*; \w+"):
+        read_parts(tmp_path / "parts")
     path.unlink()
     with pytest.raises(ValueError, match=r"1 of 6 parts are missing, first part-000002.parquet"):
         read_parts(tmp_path / "parts")
