@@ -203,7 +203,7 @@ def export_command(dataset: Positional[Dataset], *, tiff: Path, view: str | None
         tiff: the folder for KEY.tif files, labels.csv and job.yaml, which reads them back
         view: one of the job's; the cube where there is one when not given
     """
-    from ingest.export_tiff import export_tiff
+    from ingest.run.export_tiff import export_tiff
 
     print(f"{export_tiff(dataset, tiff, view)} TIFF files and labels.csv: {tiff}")
 

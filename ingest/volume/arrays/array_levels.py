@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from pydantic import JsonValue
 
-from ingest.volume.arrays.choose_array import Candidate, choose_array
-from ingest.volume.arrays.n5_metadata import array_of_n5
-from ingest.volume.arrays.ome_levels import OmeImage, parse_multiscales
+from ingest.volume.arrays.metadata.choose_array import Candidate, choose_array
+from ingest.volume.arrays.metadata.n5_metadata import array_of_n5
+from ingest.volume.arrays.metadata.ome_levels import OmeImage, parse_multiscales
+from ingest.volume.arrays.metadata.voxel_sizes import Placed, placed_by_attributes
+from ingest.volume.arrays.metadata.zarr_metadata import Names, array_of_zarr
 from ingest.volume.arrays.stored_array import StoredArray
-from ingest.volume.arrays.voxel_sizes import Placed, placed_by_attributes
-from ingest.volume.arrays.zarr_metadata import Names, array_of_zarr
 from ingest.volume.ranges.byte_ranges import Fetcher, local_folder
 from ingest.volume.ranges.compression import decompress
 from ingest.volume.scale import Layer

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ingest.volume.arrays.array_levels import Level
 from ingest.volume.arrays.array_source import ArraySource
-from ingest.volume.arrays.voxel_sizes import first_voxel, size_of
+from ingest.volume.arrays.metadata.voxel_sizes import first_voxel, size_of
 from ingest.volume.geometry import Box, TripleNm, box_at
 from ingest.volume.ranges.byte_ranges import Fetcher
 from ingest.volume.ranges.chunk_grid import Grid

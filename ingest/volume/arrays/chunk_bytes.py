@@ -22,7 +22,8 @@ from ingest.volume.ranges.compression import Buffer, DamagedChunkError, decompre
 Step = Callable[[Buffer, int], Buffer]  # stored bytes and the most that may come out of them
 
 CRC_BYTES = 4
-STATED_SIZES = {"blosc": slice(4, 8), "lz4": slice(0, 4)}  # where compressed data states its size
+STATED_SIZES = {"blosc": slice(4, 8), "lz4": slice(0, 4)}  # where data states its size as plain
+STATED_LENGTHS = {"blosc": slice(12, 16)}  # and its own; blosc reads on behind data cut short
 LZ4_BLOCK = struct.Struct("<8sBiiI")  # lz4-java's LZ4BlockOutputStream, which N5 uses
 LZ4_MAGIC, LZ4_METHODS, LZ4_STORED = b"LZ4Block", 0xF0, 0x10
 FAILURES = (
@@ -46,7 +47,7 @@ def step_of(config: Mapping[str, Any]) -> Step:
         codec = numcodecs.get_codec(dict(config))
     except (ValueError, TypeError, KeyError, ImportError) as error:
         raise UnknownCodecError(f"codec {name!r} ({' '.join(str(error).split())[:100]})") from None
-    return partial(_by_numcodecs, codec, STATED_SIZES.get(name))
+    return partial(_by_numcodecs, codec, name)
 
 
 def step_of_zarr(codec: Any) -> Step:
@@ -86,9 +87,13 @@ def _streamed(name: str, data: Buffer, limit_bytes: int) -> Buffer:
     return plain
 
 
-def _by_numcodecs(codec: Any, stated: slice | None, data: Buffer, limit_bytes: int) -> Buffer:
-    if stated is not None and int.from_bytes(data[stated], "little") > limit_bytes:
+def _by_numcodecs(codec: Any, name: str, data: Buffer, limit_bytes: int) -> Buffer:
+    if name in STATED_SIZES and int.from_bytes(data[STATED_SIZES[name]], "little") > limit_bytes:
         raise ValueError(f"more than {limit_bytes} bytes")
+    if name in STATED_LENGTHS:
+        stated = int.from_bytes(data[STATED_LENGTHS[name]], "little")
+        if stated != len(data):
+            raise ValueError(f"{len(data)} bytes, its header says {stated}")
     return np.ascontiguousarray(codec.decode(data)).reshape(-1).view(np.uint8).data
 
 

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 from pydantic import JsonValue
 
-from ingest.volume.arrays.choose_array import Candidate, choose_array
+from ingest.volume.arrays.metadata.choose_array import Candidate, choose_array
+from ingest.volume.arrays.metadata.voxel_sizes import first_voxel, placed_by_attributes, size_of
 from ingest.volume.arrays.stored_array import find_axes
-from ingest.volume.arrays.voxel_sizes import first_voxel, placed_by_attributes, size_of
 from ingest.volume.geometry import Box, TripleNm, box_at, int_triple
 from ingest.volume.ranges.chunk_codec import Voxels
 from ingest.volume.ranges.chunk_grid import Grid

@@ -54,8 +54,12 @@ def _unbrotli(data: Buffer, limit_bytes: int) -> Buffer:
 
 
 def _unzstd(data: Buffer, limit_bytes: int) -> Buffer:
-    with zstandard.ZstdDecompressor().stream_reader(bytes(data)) as reader:
-        return reader.read(limit_bytes + 1)
+    """Return what one frame holds; bytes behind it mean that some were put in or lost before."""
+    if zstandard.frame_content_size(data) > limit_bytes:
+        raise ValueError(f"more than {limit_bytes} bytes")
+    return zstandard.ZstdDecompressor().decompress(
+        data, max_output_size=limit_bytes, allow_extra_data=False
+    )
 
 
 DECOMPRESSORS = {"gzip": _gunzip, "br": _unbrotli, "zstd": _unzstd}

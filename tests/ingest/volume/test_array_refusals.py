@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -16,9 +17,11 @@ import zarr
 from PIL import Image
 
 from ingest.job.image_config import VolumeConfig
+from ingest.volume.arrays.chunk_bytes import step_of, undo_all
 from ingest.volume.detect_format import segmentation_of, with_format
 from ingest.volume.geometry import Box
 from ingest.volume.open import load_scale, open_volume
+from ingest.volume.ranges.compression import DamagedChunkError
 from tests.ingest.volume.array_files import (
     CHUNK,
     OFFSET_VX,
@@ -299,3 +302,19 @@ def test_old_and_incomplete_multiscales(tmp_path: Path) -> None:
     whole["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"] = [1, 1]
     (path / ".zattrs").write_text(json.dumps(whole))
     assert "multiscales state (1.0, 1.0) for 5 axes" in refusal(path)
+
+
+@pytest.mark.parametrize("codec", ["blosc", "lz4", "zstd", "gzip"])
+@pytest.mark.parametrize("damage", ["cut short", "a byte put in", "a byte behind"])
+def test_compressed_data_of_another_length_is_damaged(codec: str, damage: str) -> None:
+    plain = np.random.default_rng(0).integers(0, 256, 4000, dtype="u1").tobytes()
+    data = bytes(numcodecs.get_codec({"id": codec}).encode(plain))
+    step = step_of({"id": codec})
+    assert bytes(undo_all([step], data, 9000)) == plain
+    changed = {
+        "cut short": data[:-1],
+        "a byte put in": data[:2000] + b"x" + data[2000:],
+        "a byte behind": data + b"x",
+    }[damage]
+    with pytest.raises(DamagedChunkError):
+        undo_all([step], changed, 9000)

@@ -13,12 +13,12 @@ from cloudvolume import CloudVolume
 import ingest.volume.masks
 from eval.__main__ import main as eval_main
 from ingest.dataset import Layout, read_table
-from ingest.export_tiff import export_tiff
 from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
 from ingest.run.block import Opened, execute
 from ingest.run.blocks import Task, run_dataset
+from ingest.run.export_tiff import export_tiff
 from ingest.run.finish import finish_dataset
 from ingest.volume.cloudvolume_reader import CloudVolumeReader, fetch_info
 from ingest.volume.files.image_files import read_image

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, JsonValue
 
-from ingest.volume.arrays.voxel_sizes import (
+from ingest.volume.arrays.metadata.voxel_sizes import (
     UNITS_NM,
     Attributes,
     Numbers,

@@ -11,11 +11,11 @@ import yaml
 import zarr
 
 from ingest.dataset import Layout, read_table
-from ingest.export_tiff import export_tiff, write_tiff
 from ingest.job.job_file import load_job
 from ingest.plan.make import plan_dataset
 from ingest.plan.plan_record import read_plan
 from ingest.run.blocks import Task, run_dataset
+from ingest.run.export_tiff import export_tiff, write_tiff
 from ingest.run.finish import finish_dataset
 from ingest.volume.files.image_files import read_image
 from shards.contract.sample_store import read_dataset
