@@ -1,7 +1,7 @@
 """Dealing of whole groups, as neurons, to parts: the splits of a job and the folds of a set.
 
-scikit-learn's StratifiedGroupKFold knows equal parts only, takes 12.6 s for the 5,000 neurons that
-take 0.06 s here, and evens out samples at the expense of neurons, the unit of our intervals: of 60
+scikit-learn's StratifiedGroupKFold knows equal parts only, takes 1.5 s for the 5,000 neurons that
+take 0.05 s here, and evens out samples at the expense of neurons, the unit of our intervals: of 60
 neurons in 5 folds a fold may have 67 % more or fewer of a class than the mean, here 25 %
 (benchmarks/libraries.py).
 """
