@@ -10,7 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
     # Ctrl-C while modules are imported ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -279,7 +279,7 @@ def group(args: Sequence[str] = ()) -> Group:
     )
 
 
-def _of_recipes(command: Any, by_recipe: dict[str, Any]) -> Group:
+def _of_recipes(command: Any, by_recipe: Mapping[str, Callable[..., None]]) -> Group:
     """Return a command's forms, one per recipe, whose configuration is the default of each."""
     return Group(
         about=about(command),

@@ -45,7 +45,7 @@ def job_text(job: JobConfig) -> str:
     return yaml.safe_dump(value, sort_keys=False)
 
 
-def _without_axes(value: dict[str, Any]) -> str:
+def _without_axes(value: dict[str, object]) -> str:
     """Return what to change in a job that does not state its axes, or other ones."""
     wrong = f"axes is {value['axes']!r}, expected xyz" if "axes" in value else "key axes is missing"
     reversed_values = [

@@ -124,9 +124,9 @@ def _config(path: str, kind: str | None, voxel_size: TripleNm, states_it: bool) 
     return VolumeConfig(path=path, format="tiff" if kind == "tiff" else None, voxel_size_nm=stated)
 
 
-def _columns(roles: Roles) -> dict[str, Any]:
+def _columns(roles: Roles) -> dict[str, object]:
     """Return the names of columns, where they are not those that a job takes without naming."""
-    named: dict[str, Any] = {
+    named: dict[str, object] = {
         "synapse_id": roles.synapse_id or Unknown("the column of ids, each once"),
         "pre_root_id": roles.pre_root_id,
         "post_root_id": roles.post_root_id,
@@ -208,7 +208,7 @@ def _why(best: Fit, others: list[Fit]) -> str:
     return f"{shown}; {also} would too: look at the picture of `check`"
 
 
-def _labels(given: Given, table: TableFacts, roles: Roles, seen: list[str]) -> dict[str, Any]:
+def _labels(given: Given, table: TableFacts, roles: Roles, seen: list[str]) -> dict[str, object]:
     if given.labels is None:
         if roles.label is None:
             return {"column": Unknown("the column that says a synapse's class, or give --labels")}
@@ -223,7 +223,7 @@ def _labels(given: Given, table: TableFacts, roles: Roles, seen: list[str]) -> d
     )
     column = label_of(cells, [root] if root else [])
     nucleus = cells.named(NUCLEUS, lambda one: one.kind == "id", [root] if root else [])
-    entry: dict[str, Any] = {"path": _written(given.labels, given.folder)}
+    entry: dict[str, object] = {"path": _written(given.labels, given.folder)}
     entry["root_column"] = (
         Said(root, f"has {share:.0%} of the synapses' neurons")
         if root
@@ -243,7 +243,7 @@ def _labels(given: Given, table: TableFacts, roles: Roles, seen: list[str]) -> d
 
 def _splits(
     table: TableFacts, roles: Roles, volume: VolumeFacts | None, points: Points | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     if roles.split is not None:
         return {"by": "column", "column": roles.split}
     if roles.pre_root_id is not None:
@@ -263,7 +263,7 @@ def _splits(
     return {"by": Said("neuron", "neurons are unknown, places too few: each sample by itself")}
 
 
-def _quality(volume: VolumeFacts, points: Points, views: Views) -> dict[str, Any]:
+def _quality(volume: VolumeFacts, points: Points, views: Views) -> dict[str, object]:
     outside = share_outside(volume, points, views)
     if outside <= MOST_REJECTS:
         return {}

@@ -34,7 +34,7 @@ def check_table(path: str) -> None:
         raise ValueError(f"{path}: no such table; correct its path in the config")
 
 
-def remote_identity(url: str) -> dict[str, Any]:
+def remote_identity(url: str) -> dict[str, str | int]:
     """Return what tells a remote table from another without reading it."""
     folder, _, name = url.rpartition("/")
     link = Link(folder)
