@@ -66,10 +66,11 @@ class CachedStorage:
             with locked_folder(spec):
                 pass
         except OSError as error:
-            raise ValueError(
-                f"{spec.folder}: cannot cache shards there ({error.strerror}); "
-                "set SYNSHARDS_CACHE_DIR to a folder of your own, or unset it"
-            ) from None
+            if error.errno != errno.ETIMEDOUT:  # a stalled process: it is read past, and said
+                raise ValueError(
+                    f"{spec.folder}: cannot cache shards there ({error.strerror}); "
+                    "set SYNSHARDS_CACHE_DIR to a folder of your own, or unset it"
+                ) from None
         renew_in_children(self)
 
     def renew(self) -> None:

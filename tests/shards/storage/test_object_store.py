@@ -19,7 +19,7 @@ import pytest
 from shards.cli.serve import RangeHandler, serving
 from shards.contract.schema import View
 from shards.pack.verify import verify
-from shards.storage.cache_folder import CacheSpec
+from shards.storage.cache_folder import CacheSpec, locked_folder, make_folder
 from shards.storage.patience import Patience
 from shards.stream.order import OrderSpec
 from shards.stream.shardset import open_shards
@@ -215,6 +215,21 @@ def test_jobs_share_a_cache_and_one_of_them_ends(
         finally:
             other.kill()
             other.join()
+
+
+def test_a_cache_that_a_stalled_process_keeps_locked_is_read_past(
+    packed: Packed, cache: CacheSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.storage.cache_folder.STALLED_S", 0.2)
+    monkeypatch.setattr("shards.storage.cache.STALLED_S", 0.2)
+    expected = read_epoch(str(packed("patch")))
+    make_folder(cache)
+    with (
+        serving(packed("patch")) as url,
+        locked_folder(cache),
+        pytest.warns(RuntimeWarning, match="another process keeps it locked"),
+    ):
+        assert read_epoch(url, cache) == expected
 
 
 @pytest.mark.parametrize(
